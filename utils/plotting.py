@@ -26,9 +26,10 @@ GAP = 8  # white pixels between tiles
 def save_figure(figure: Figure, path: Path) -> Picture:
     """Write the figure as a palette PNG, whole or not at all, and return it for display."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=figure.dpi)
+    figure.savefig(buffer, bbox_inches="tight")
     plt.close(figure)
-    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture = Image.open(buffer).convert("RGB")
+    picture = picture.quantize(palette=picture.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
     write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
     return Picture(filename=path)
 
@@ -114,7 +115,7 @@ def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], title
         [to_rgb(image[None])[0]] + [overlay(image, cams[method][layer][row]) for method in METHODS for layer in LAYERS]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, zoom=2.6)
+    figure, axes = tile(rows, title)
     set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
     return figure
 
@@ -150,16 +151,15 @@ def place_on_image(cam: Tensor, size: int, zoom: int = 1) -> Tensor:
     return F.grid_sample(cam[None, None].float().cpu(), points[None], **options)[0, 0]
 
 
-def tile(rows: Sequence, title: str, zoom: float = ZOOM, colorbar: bool = False) -> tuple[Figure, plt.Axes]:
+def tile(rows: Sequence, title: str, colorbar: bool = False) -> tuple[Figure, plt.Axes]:
     """Draw rows of equal tiles (H, W, 3), with gaps between them, as one image: far faster than one axes a tile."""
     height, width = np.shape(rows[0][0])[:2]
     canvas = np.ones((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3))
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
             canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
-    scale = zoom / ZOOM / 100
-    size = (canvas.shape[1] * scale + 1.1 + 0.7 * colorbar, canvas.shape[0] * scale + 1.1)
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    size = np.array([canvas.shape[1], canvas.shape[0]]) / 77  # 100 dots per inch, 77 % of the figure for the axes
+    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * colorbar, size[1]))
     axes.imshow(canvas, interpolation="antialiased")
     axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
@@ -168,7 +168,7 @@ def tile(rows: Sequence, title: str, zoom: float = ZOOM, colorbar: bool = False)
     if colorbar:
         bar = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, shrink=0.6, pad=0.02)
         bar.set_label("evidence for the predicted class, each map scaled to 0-1", fontsize=8)
-    figure.suptitle(title, fontsize=12)
+    axes.set_title(title, fontsize=12)
     return figure, axes
 
 

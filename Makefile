@@ -1,0 +1,23 @@
+# make run    execute the notebook; the result goes to runs/
+# make test   unit tests, the notebook in smoke mode, style
+# Each makes .venv first. Another Python: make PYTHON=python3.13 run
+
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOK := S8_ResNet18_LayerNorm.ipynb
+
+.PHONY: run test
+run: .venv/installed
+	$(BIN)/python -m utils.run_notebook
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q
+	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
+
+.venv/installed: requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $@")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -r requirements-dev.txt
+	touch $@
