@@ -47,7 +47,7 @@ def compute_cams(
 
     Raises:
         ValueError: for no or non-finite images, an unknown layer, or classes that do not fit.
-        FloatingPointError: if a map is not finite; it names method and layer.
+        FloatingPointError: if a layer's values or gradients are not finite, which torchcam's nansum would hide.
     """
     classes = [int(index) for index in class_indices]
     check_request(model, images, classes, layers)
@@ -59,10 +59,10 @@ def compute_cams(
             "gradcam": cam(classes, scores, normalized=False, retain_graph=True),
             "gradcam++": campp(classes, scores, normalized=False),
         }
-    for method, per_layer in maps.items():
-        for layer, cams in zip(layers, per_layer, strict=True):
-            if not cams.isfinite().all():
-                raise FloatingPointError(f"the {method} map of {layer} is not finite; check the model's weights")
+        for kind, per_layer in (("values", campp.hook_a), ("gradients", campp.hook_g)):
+            for layer, tensor in zip(layers, per_layer, strict=True):
+                if not tensor.isfinite().all():
+                    raise FloatingPointError(f"the {kind} of {layer} are not finite; check the model's weights")
     return {
         method: {layer: scale_to_unit(cams) for layer, cams in zip(layers, per_layer, strict=True)}
         for method, per_layer in maps.items()

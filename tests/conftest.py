@@ -1,0 +1,29 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import ResNet18
+from utils.data import load_cifar10
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def cifar10():
+    """The official CIFAR-10, where `CIFAR10_ROOT` names a copy."""
+    if "CIFAR10_ROOT" not in os.environ:
+        pytest.skip("CIFAR10_ROOT is not set")
+    return load_cifar10(Path(os.environ["CIFAR10_ROOT"]), download=False)
+
+
+@pytest.fixture
+def model():
+    """A ResNet18 whose scales and shifts are random, so that every branch counts."""
+    torch.manual_seed(0)
+    model = ResNet18().eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.2, 1.0)
+    return model

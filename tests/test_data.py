@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+
+from utils.data import eval_loader, load_data, stratified_sample, train_loader
+from utils.standin import SHAPES, draw_shapes
+
+IMAGES, LABELS, _ = draw_shapes(240, seed=0)
+
+
+def epoch_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return torch.cat([images for images, _ in loader])
+
+
+def augmentations(seed=0, workers=0, epochs=1):
+    """Augmented copies of one image, so that whatever differs is the augmentation."""
+    same = np.repeat(IMAGES[:1], 64, axis=0)
+    loader = train_loader(same, np.zeros(64, int), batch_size=8, seed=seed, workers=workers)
+    return [epoch_of(loader, epoch) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_augmentation_repeats_between_workers_or_epochs(workers):
+    images = torch.cat(augmentations(workers=workers, epochs=3)).flatten(1)
+    assert len(torch.unique(images, dim=0)) == len(images)
+
+
+def test_augmentation_repeats_for_the_same_seed_whatever_the_workers():
+    first = augmentations(seed=1, workers=0, epochs=2)
+    for workers in (1, 2):
+        for expected, found in zip(first, augmentations(seed=1, workers=workers, epochs=2), strict=True):
+            assert torch.equal(expected, found)
+    assert not torch.equal(first[0], augmentations(seed=2)[0])
+
+
+def test_any_epoch_can_be_drawn_alone():
+    loader = train_loader(IMAGES, LABELS, batch_size=32, seed=0, workers=1)
+    in_order = [epoch_of(loader, epoch) for epoch in range(3)]
+    assert torch.equal(in_order[2], epoch_of(train_loader(IMAGES, LABELS, 32, seed=0), 2))
+
+
+def test_the_steps_of_the_augmentation_are_independent():
+    """albumentations seeds every step alike by `set_random_seed`; the rotation then follows the crop."""
+    loader = train_loader(np.repeat(IMAGES[:1], 300, axis=0), np.zeros(300, int), batch_size=1, seed=0)
+    loader.dataset.augment.save_applied_params = True
+    draws = []
+    apply = loader.dataset.augment
+    loader.dataset.augment = lambda image: record(apply(image=image), draws)
+    loader.dataset.augment.set_random_state = apply.set_random_state
+    list(loader)
+    correlation = np.corrcoef(np.array(draws).T) - np.eye(5)
+    assert np.abs(correlation).max() < 0.25
+
+
+def record(result, draws):
+    steps = dict(result["applied_transforms"])
+    left, top = steps["RandomCrop"]["crop_coords"][:2]
+    draws.append([left, top, *steps["CoarseDropout"]["holes"][0][:2], steps["Rotate"]["matrix"][0][1]])
+    return result
+
+
+def test_training_batches_are_whole_and_evaluation_is_in_order():
+    loader = train_loader(IMAGES, LABELS, batch_size=100, seed=0)
+    assert [len(labels) for _, labels in loader] == [100, 100]
+    assert torch.equal(torch.cat([labels for _, labels in eval_loader(IMAGES, LABELS, 100)]), torch.tensor(LABELS))
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match="lower the batch size"):
+        train_loader(IMAGES[:5], LABELS[:5], batch_size=8, seed=0)
+    with pytest.raises(ValueError, match="no images"):
+        eval_loader(IMAGES[:0], LABELS[:0])
+
+
+def test_stratified_sample_is_even_and_seeded():
+    sample = stratified_sample(LABELS, 50, seed=0)
+    assert np.bincount(LABELS[sample]).tolist() == [5] * 10 and len(set(sample)) == 50
+    assert np.array_equal(sample, stratified_sample(LABELS, 50, seed=0))
+    assert not np.array_equal(sample, stratified_sample(LABELS, 50, seed=1))
+    for count in (55, 1000):
+        with pytest.raises(ValueError, match="evenly"):
+            stratified_sample(LABELS, count, seed=0)
+
+
+def test_the_standin_is_deterministic_and_its_masks_show_the_shapes():
+    images, labels, masks = draw_shapes(40, seed=3)
+    again = draw_shapes(40, seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip((images, labels, masks), again, strict=True))
+    assert images.shape == (40, 32, 32, 3) and images.dtype == np.uint8 and len(SHAPES) == 10
+    for image, mask in zip(images, masks, strict=True):
+        assert 20 < mask.sum() < 600
+        assert np.abs(image[mask].mean(0) - image[~mask].mean(0)).max() > 20
+
+
+def test_the_standin_says_what_it_is(monkeypatch):
+    monkeypatch.setenv("S8_DATA", "standin")
+    data = load_data()
+    assert "NOT CIFAR-10" in data.name and len(data.train_images) == 6_000
+
+
+def test_unknown_data_is_refused(monkeypatch):
+    monkeypatch.setenv("S8_DATA", "cifar100")
+    with pytest.raises(ValueError, match="auto, cifar10 or standin"):
+        load_data()
+
+
+def test_real_cifar10_is_whole(cifar10):
+    assert cifar10.name == "CIFAR-10" and cifar10.train_images.shape == (50_000, 32, 32, 3)
+    assert np.bincount(cifar10.test_labels).tolist() == [1_000] * 10

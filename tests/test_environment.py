@@ -1,0 +1,63 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from utils.environment import choose_mode, output_folder
+
+REAL, DRAWN = SimpleNamespace(name="CIFAR-10"), SimpleNamespace(name="drawn shapes, NOT CIFAR-10")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("S8_MODE", raising=False)
+    monkeypatch.delenv("S8_SMOKE", raising=False)
+
+
+@pytest.mark.parametrize(
+    "gpu, weights, data, mode",
+    [
+        (True, True, REAL, "full"),
+        (True, False, REAL, "full"),
+        (False, True, REAL, "explain"),
+        (False, False, REAL, "preview"),
+        (True, True, DRAWN, "preview"),
+        (False, True, DRAWN, "preview"),
+    ],
+)
+def test_the_mode_follows_from_what_is_at_hand(monkeypatch, tmp_path, gpu, weights, data, mode):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    path = tmp_path / "weights"
+    if weights:
+        path.touch()
+    assert choose_mode(path, data)[0] == mode
+
+
+def test_variables_override_the_mode(monkeypatch, tmp_path):
+    monkeypatch.setenv("S8_MODE", "preview")
+    assert choose_mode(tmp_path / "none", REAL)[0] == "preview"
+    monkeypatch.setenv("S8_SMOKE", "1")
+    assert choose_mode(tmp_path / "none", REAL)[0] == "smoke"
+
+
+@pytest.mark.parametrize(
+    "mode, data, message",
+    [("fast", REAL, "one of full"), ("full", DRAWN, "needs CIFAR-10"), ("explain", REAL, "not there")],
+)
+def test_impossible_modes_are_refused(monkeypatch, tmp_path, mode, data, message):
+    monkeypatch.setenv("S8_MODE", mode)
+    with pytest.raises(ValueError, match=message):
+        choose_mode(tmp_path / "none", data)
+
+
+def test_only_a_full_run_writes_to_images():
+    folders = {mode: output_folder(mode).as_posix() for mode in ("full", "explain", "preview", "smoke")}
+    assert folders == {"full": "images", "explain": "runs/explain", "preview": "runs/preview", "smoke": "runs/smoke"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "images").touch()
+    with pytest.raises(OSError, match="cannot write to 'images'"):
+        output_folder("full")

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torchcam.methods.gradient import GradCAMpp
+
+from utils.gradcam import LAYERS, compute_cams, scale_to_unit
+
+CLASSES = [3, 0, 9, 7]
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def reference(model, image, class_index, layer):
+    """Grad-CAM and Grad-CAM++ of one image and layer in float64, as the papers' equations read."""
+    kept = {}
+    handle = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.update(a=out))
+    score = model(image[None])[0, class_index]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, kept["a"])
+    a, g = kept["a"][0].detach(), gradient[0]
+    weights = g.mean((1, 2))  # Grad-CAM, eq. 1
+    denominator = 2 * g**2 + a.sum((1, 2), keepdim=True) * g**3
+    alpha = torch.where(g != 0, g**2 / torch.where(g != 0, denominator, 1), 0)  # Grad-CAM++, eq. 19
+    weights_pp = (alpha * g.clamp(min=0)).sum((1, 2))  # eq. 5; exp(S) > 0 scales the whole map
+    maps = [torch.einsum("k,khw->hw", w, a).clamp(min=0) for w in (weights, weights_pp)]
+    return [(m - m.min()) / (m.max() - m.min()) if m.max() > m.min() else torch.zeros_like(m) for m in maps]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_the_papers_equations(model, images, dtype):
+    cams = compute_cams(model.to(dtype), images.to(dtype), CLASSES)
+    model.double()
+    for position, class_index in enumerate(CLASSES):
+        for layer in LAYERS:
+            expected = reference(model, images[position].double(), class_index, layer)
+            for method, map_ in zip(("gradcam", "gradcam++"), expected, strict=True):
+                torch.testing.assert_close(cams[method][layer][position].double(), map_, atol=1e-5, rtol=0)
+
+
+def test_torchcams_own_grad_cam_pp_is_something_else(model, images):
+    """Drop our subclass when this fails: torchcam divides by then."""
+    layer = "layer3"
+    with GradCAMpp(model, layer) as extractor:
+        (theirs,) = extractor(CLASSES, model(images), normalized=False)
+    ours = compute_cams(model, images, CLASSES, [layer])["gradcam++"][layer]
+    assert (scale_to_unit(theirs) - ours).abs().max() > 0.01
+
+
+def test_maps_have_the_layers_resolution_and_span_0_to_1(model, images):
+    cams = compute_cams(model, images, CLASSES)
+    assert list(cams) == ["gradcam", "gradcam++"]
+    for per_layer in cams.values():
+        assert {layer: tuple(maps.shape) for layer, maps in per_layer.items()} == {
+            "layer1": (4, 32, 32), "layer2": (4, 16, 16), "layer3": (4, 8, 8), "layer4": (4, 8, 8)
+        }  # fmt: skip
+        for maps in per_layer.values():
+            assert torch.all(maps.amin((1, 2)) == 0) and set(maps.amax((1, 2)).tolist()) <= {0, 1}
+            assert maps.max() == 1
+
+
+def test_needs_one_forward_and_two_backward_passes(model, images):
+    passes = {"forward": 0, "backward": 0}
+    model.conv1.register_forward_hook(lambda *_: passes.update(forward=passes["forward"] + 1))
+    model.linear.register_full_backward_hook(lambda *_: passes.update(backward=passes["backward"] + 1))
+    compute_cams(model, images, CLASSES)
+    assert passes == {"forward": 1, "backward": 2}
+
+
+def test_leaves_the_model_as_it_was(model, images):
+    model.requires_grad_(False)
+    with torch.no_grad():
+        before = model(images)
+        compute_cams(model, images, CLASSES)
+        assert torch.equal(model(images), before)
+    assert all(weight.grad is None and not weight.requires_grad for weight in model.parameters())
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"layers": ("layer5",)}, r"unknown layers \['layer5'\]; the model has, .*layer4"),
+        ({"class_indices": [1, 2]}, "4 images need as many class indices, got 2"),
+        ({"class_indices": [1, 2, 3, 10]}, r"0\.\.9"),
+        ({"class_indices": [1, 2, 3, -1]}, r"0\.\.9"),
+        ({"images": torch.full((4, 3, 32, 32), float("nan"))}, "NaN or infinity"),
+        ({"images": torch.zeros(0, 3, 32, 32), "class_indices": []}, "at least one image"),
+        ({"images": torch.zeros(3, 32, 32), "class_indices": [0, 0, 0]}, r"\(N, 3, 32, 32\)"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(model, images, change, message):
+    with pytest.raises(ValueError, match=message):
+        compute_cams(**{"model": model, "images": images, "class_indices": CLASSES} | change)
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("broken, named", [("layer3.1.bn2", "layer3"), ("linear", "layer1")])
+def test_values_that_are_not_finite_name_their_layer(model, images, broken, named):
+    """torchcam sums with nansum, which would turn NaN into an innocent map of zeros."""
+    with torch.no_grad():
+        model.get_submodule(broken).weight[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=f"of {named} "):
+        compute_cams(model, images, CLASSES)
+
+
+def test_a_constant_map_becomes_zero():
+    assert torch.equal(scale_to_unit(torch.full((1, 2, 2), 3.0)), torch.zeros(1, 2, 2))

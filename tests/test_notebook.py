@@ -1,0 +1,50 @@
+"""The committed notebook, as a reader on GitHub meets it."""
+
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+
+PATH = Path("S8_ResNet18_LayerNorm.ipynb")
+NOTEBOOK = nbformat.read(PATH, as_version=4)
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+LINES = [len(cell.source.splitlines()) for cell in CODE]
+
+
+def test_ran_once_from_top_to_bottom_without_an_error():
+    assert [cell.execution_count for cell in CODE] == list(range(1, len(CODE) + 1))
+    assert not [output for cell in CODE for output in cell.outputs if output.output_type == "error"]
+
+
+def test_is_small_enough_for_github_and_holds_no_widgets():
+    assert PATH.stat().st_size < 5e6
+    assert "widgets" not in NOTEBOOK.metadata
+
+
+def test_cells_are_short_and_define_nothing():
+    assert max(LINES) <= 25 and statistics.median(LINES) <= 10
+    assert not [cell for cell in CODE if re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE)]
+
+
+def test_training_left_one_table():
+    (cell,) = [cell for cell in CODE if "train_one_epoch(" in cell.source]
+    assert len([output for output in cell.outputs if output.output_type == "display_data"]) == 1
+
+
+def test_shows_twenty_grids():
+    (cell,) = [cell for cell in CODE if "plot_cam_grid(" in cell.source]
+    assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 20
+
+
+def test_readme_and_notebook_name_the_same_repository():
+    (repository,) = set(re.findall(r'REPOSITORY = "https://github.com/(.+)"', "\n".join(c.source for c in CODE)))
+    for text in (Path("README.md").read_text(), NOTEBOOK.cells[0].source):
+        assert f"colab.research.google.com/github/{repository}/blob/main/{PATH}" in text
+
+
+def test_training_functions_fit_one_screen():
+    source = Path("utils/training.py").read_text()
+    for name in ("train_one_epoch", "evaluate"):
+        function = re.search(rf"^def {name}\(.*?(?=\n\n\n)", source, re.DOTALL | re.MULTILINE).group()
+        assert len(function.splitlines()) <= 25

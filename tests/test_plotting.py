@@ -1,0 +1,53 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from utils.gradcam import LAYERS
+from utils.plotting import (
+    METHODS,
+    overlay,
+    place_on_image,
+    plot_cam_grid,
+    plot_contact_sheet,
+    plot_curves,
+    plot_misclassified,
+    save_figure,
+)
+
+IMAGES = torch.rand(20, 3, 32, 32)
+CAMS = {m: {layer: torch.rand(20, s, s) for layer, s in zip(LAYERS, (32, 16, 8, 8), strict=True)} for m in METHODS}
+ROW = {"epoch": 1, "learning rate": 0.1} | {
+    f"{part} {what}": 1.0 for part in ("train", "validation") for what in ("loss", "accuracy")
+}
+
+
+def test_cells_lie_on_the_centres_of_their_stride_2_windows():
+    for size in (32, 16, 8):
+        cam = torch.rand(size, size)
+        placed, stride = place_on_image(cam, 32), 32 // size
+        torch.testing.assert_close(placed[::stride, ::stride], cam)
+
+
+def test_a_map_of_zeros_darkens_the_image_evenly():
+    darkened = overlay(IMAGES[0], torch.zeros(8, 8))
+    expected = 0.5 * IMAGES[0].permute(1, 2, 0).repeat_interleave(3, 0).repeat_interleave(3, 1)
+    np.testing.assert_allclose(darkened, expected, atol=0.01)
+
+
+def test_figures_are_small_palette_pngs_and_are_closed(tmp_path):
+    titles = ["cat → dog, 50%"] * 20
+    one = {method: {layer: CAMS[method][layer][0] for layer in LAYERS} for method in METHODS}
+    figures = {
+        "grid": plot_cam_grid(IMAGES[0], one, "title"),
+        "sheet": plot_contact_sheet(IMAGES, CAMS, titles, "title"),
+        "curves": plot_curves([ROW, ROW | {"epoch": 2}], "title"),
+        "few": plot_misclassified(IMAGES[:3], titles[:3], "caption", "title"),
+        "none": plot_misclassified(IMAGES[:0], [], "caption", "title"),
+        "not trained": plot_curves([], "title"),
+    }
+    for name, figure in figures.items():
+        path = tmp_path / f"{name}.png"
+        assert save_figure(figure, path).data == path.read_bytes()
+        assert Image.open(path).mode == "P"
+    assert not plt.get_fignums()

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils.data import eval_loader, train_loader
+from utils.standin import draw_shapes
+from utils.training import evaluate, find_misclassified, native_dtype, predict, train_one_epoch
+
+IMAGES, LABELS, _ = draw_shapes(200, seed=0)
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10))
+
+
+def train(model, loader, rate=0.0, **options):
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return train_one_epoch(model, loader, optimizer, scaler, 0, torch.float32, **options)
+
+
+def test_returns_the_mean_over_images_not_over_batches():
+    loader = train_loader(IMAGES, LABELS, batch_size=64, seed=0)
+    loader = torch.utils.data.DataLoader(
+        loader.dataset, 64, sampler=loader.sampler, collate_fn=loader.collate_fn
+    )  # with a short last batch
+    model = tiny_model()
+    loss, accuracy = train(model, loader)
+    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert len(labels) == 200
+    assert loss == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx(100 * (model(images).argmax(1) == labels).float().mean().item())
+
+
+def test_learns():
+    model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=20, seed=0)
+    first, _ = train(model, loader, rate=0.02)
+    for _ in range(4):
+        last, _ = train(model, loader, rate=0.02)
+    assert last < first
+
+
+def test_warms_up_in_the_first_epoch_only():
+    model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=20, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=len(loader))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for epoch in (0, 1):
+        train_one_epoch(model, loader, optimizer, scaler, epoch, torch.float32, warmup)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert warmup.last_epoch == len(loader)
+
+
+def test_names_epoch_and_step_of_a_loss_that_is_not_finite():
+    model = tiny_model()
+    with torch.no_grad():
+        model[3].bias[4] = float("nan")
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1: the loss is nan"):
+        train(model, train_loader(IMAGES, LABELS, batch_size=20, seed=0))
+
+
+def test_evaluates_every_image_once_and_in_order():
+    model, loader = tiny_model(), eval_loader(IMAGES, LABELS, batch_size=64)
+    logits, labels = predict(model, loader)
+    images = torch.cat([images for images, _ in loader])
+    torch.testing.assert_close(logits, model(images).detach())
+    assert np.array_equal(labels, LABELS)
+    loss, accuracy = evaluate(model, loader)
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert accuracy == pytest.approx(100 * np.mean(logits.argmax(1).numpy() == LABELS))
+
+
+@pytest.mark.parametrize("errors", [0, 3, 20, 150])
+def test_draws_misclassified_images_only_and_all_if_few(errors):
+    labels = torch.arange(200) % 10
+    logits = F.one_hot(torch.where(torch.arange(200) < errors, labels + 1, labels) % 10, 10).float()
+    chosen, count = find_misclassified(logits, labels, count=20, seed=0)
+    assert count == errors and len(chosen) == min(20, errors)
+    assert (chosen < errors).all() and len(chosen.unique()) == len(chosen)
+    assert torch.equal(chosen, find_misclassified(logits, labels, count=20, seed=0)[0])
+
+
+def test_another_seed_draws_other_errors():
+    logits, labels = torch.zeros(200, 10), torch.ones(200, dtype=torch.long)
+    assert not torch.equal(find_misclassified(logits, labels, seed=0)[0], find_misclassified(logits, labels, seed=1)[0])
+
+
+def test_mixed_precision_on_a_cpu_is_bfloat16_or_off():
+    assert native_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
