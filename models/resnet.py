@@ -66,6 +66,10 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != (3, 32, 32):
             raise ValueError(f"expected images of shape (N, 3, 32, 32), got {tuple(x.shape)}")
+        return self.classify(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return logits (N, classes) for images of any size, as the network is convolutional."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer1(out)
         out = self.layer2(out)

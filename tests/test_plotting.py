@@ -3,11 +3,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.gradcam import LAYERS
+from utils.gradcam import LAYERS, METHODS, place_on_image
 from utils.plotting import (
-    METHODS,
     overlay,
-    place_on_image,
     plot_cam_grid,
     plot_contact_sheet,
     plot_curves,
@@ -25,7 +23,7 @@ ROW = {"epoch": 1, "learning rate": 0.1} | {
 def test_cells_lie_on_the_centres_of_their_stride_2_windows():
     for size in (32, 16, 8):
         cam = torch.rand(size, size)
-        placed, stride = place_on_image(cam, 32), 32 // size
+        placed, stride = place_on_image(cam[None], 32)[0], 32 // size
         torch.testing.assert_close(placed[::stride, ::stride], cam)
 
 

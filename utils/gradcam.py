@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchcam.methods import GradCAM
 from torchcam.methods.gradient import GradCAMpp
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 
 
 class GradCAMPlusPlus(GradCAMpp):
@@ -31,7 +33,11 @@ def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def compute_cams(
-    model: nn.Module, images: Tensor, class_indices: Sequence[int], layers: Sequence[str] = LAYERS
+    model: nn.Module,
+    images: Tensor,
+    class_indices: Sequence[int],
+    layers: Sequence[str] = LAYERS,
+    against: Sequence[int] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Explain the score of one class per image by Grad-CAM (arXiv:1610.02391, eq. 1-2) and Grad-CAM++.
 
@@ -41,6 +47,7 @@ def compute_cams(
     Args:
         images: normalised, (N, 3, 32, 32), on the model's device.
         class_indices: the N classes to explain.
+        against: N other classes; then the difference of the two scores is explained, the contrast between them.
 
     Returns:
         {"gradcam": {layer: (N, h, w)}, "gradcam++": {...}}: maps in the layer's resolution, each scaled to 0-1.
@@ -50,11 +57,15 @@ def compute_cams(
         FloatingPointError: if a layer's values or gradients are not finite, which torchcam's nansum would hide.
     """
     classes = [int(index) for index in class_indices]
+    others = classes if against is None else [int(index) for index in against]
     check_request(model, images, classes, layers)
+    check_request(model, images, others, layers)
     with torch.enable_grad(), GradCAM(model, list(layers)) as cam, GradCAMPlusPlus(model, list(layers)) as campp:
         scores = model(images.detach().requires_grad_())
-        if not all(0 <= index < scores.shape[1] for index in classes):
-            raise ValueError(f"class indices must lie in 0..{scores.shape[1] - 1}, got {classes}")
+        if not all(0 <= index < scores.shape[1] for index in classes + others):
+            raise ValueError(f"class indices must lie in 0..{scores.shape[1] - 1}, got {classes + others}")
+        if against is not None:
+            scores = scores - scores.gather(1, torch.tensor(others, device=scores.device)[:, None])
         maps = {
             "gradcam": cam(classes, scores, normalized=False, retain_graph=True),
             "gradcam++": campp(classes, scores, normalized=False),
@@ -87,3 +98,17 @@ def scale_to_unit(maps: Tensor) -> Tensor:
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = highest - lowest
     return (maps - lowest) / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def place_on_image(maps: Tensor, size: int, zoom: int = 1) -> Tensor:
+    """Interpolate maps (N, h, w) bilinearly at every pixel of the image: (N, size zoom, size zoom).
+
+    Cell i of a layer with total stride s is computed around pixel s i, the centre of its stride-2 windows, which is
+    (s - 1) / 2 pixels up and left of where plain upsampling draws it.
+    """
+    cells = maps.shape[-1]
+    positions = ((torch.arange(size * zoom, device=maps.device) + 0.5) / zoom - 0.5) * cells / size
+    grid = 2 * positions / (cells - 1) - 1
+    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
+    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
+    return F.grid_sample(maps[:, None].float(), points, **options)[:, 0]

@@ -7,7 +7,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from IPython.display import Image as Picture
 from matplotlib.cm import ScalarMappable
@@ -16,10 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from utils.checkpoint import write_atomically
-from utils.gradcam import LAYERS
+from utils.gradcam import LAYERS, METHODS, place_on_image
 
 COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
-METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 ZOOM = 3  # screen pixels per image pixel
 GAP = 8  # white pixels between tiles
 DIGITS = {  # of the training table's columns
@@ -148,22 +146,8 @@ def heatmap(cam: Tensor) -> np.ndarray:
 
 def overlay(image: Tensor, cam: Tensor) -> np.ndarray:
     """Lay the coloured map (h, w) over half of the image (3, 32, 32): (96, 96, 3)."""
-    colours = COLORMAP(place_on_image(cam, 32, ZOOM).numpy())[..., :3]
+    colours = COLORMAP(place_on_image(cam[None], 32, ZOOM)[0].cpu().numpy())[..., :3]
     return 0.5 * to_rgb(image[None])[0] + 0.5 * colours
-
-
-def place_on_image(cam: Tensor, size: int, zoom: int = 1) -> Tensor:
-    """Interpolate a map (h, w) bilinearly at every pixel of a (size zoom, size zoom) image.
-
-    Cell i of a layer with total stride s is computed around pixel s i, the centre of its stride-2 windows, which is
-    (s - 1) / 2 pixels up and left of where plain upsampling draws it.
-    """
-    stride = size / cam.shape[-1]
-    cells = ((torch.arange(size * zoom) + 0.5) / zoom - 0.5) / stride
-    grid = 2 * cells / (cam.shape[-1] - 1) - 1
-    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
-    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
-    return F.grid_sample(cam[None, None].float().cpu(), points[None], **options)[0, 0]
 
 
 def tile(rows: Sequence, title: str, colorbar: bool = False) -> tuple[Figure, plt.Axes]:

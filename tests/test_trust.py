@@ -1,0 +1,152 @@
+"""Each measurement on cases whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from utils import trust
+from utils.gradcam import LAYERS, compute_cams
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+class TopLeftBrightness(nn.Module):
+    """Class 1 is a bright top left quarter, and nothing else matters."""
+
+    def forward(self, images):
+        evidence = 4 * images[:, :, :16, :16].mean((1, 2, 3))
+        return torch.stack([-evidence, evidence], 1)
+
+
+@pytest.fixture
+def evidence():
+    maps = torch.zeros(6, 32, 32)
+    maps[:, :16, :16] = 1
+    return maps
+
+
+@pytest.fixture
+def bright():
+    """Images (6, 3, 32, 32) of class 1, whose surroundings are dark, so that blurring removes the evidence."""
+    images = torch.full((6, 3, 32, 32), -3.0)
+    images[:, :, :16, :16] = torch.rand(6, 3, 16, 16, generator=GENERATOR)
+    return images
+
+
+def test_reference_and_maps_agree_and_torchcams_own_does_not(model):
+    images, classes = torch.randn(2, 3, 32, 32, generator=GENERATOR), [1, 2]
+    cams, theirs = compute_cams(model, images, classes), trust.torchcam_pp(model, images, classes)
+    for layer in LAYERS:
+        for method, expected in trust.reference_cams(model, images[0], 1, layer).items():
+            torch.testing.assert_close(cams[method][layer][0].double(), expected, atol=1e-5, rtol=0)
+    assert max((theirs[layer] - cams["gradcam++"][layer]).abs().max() for layer in LAYERS) > 0.01
+
+
+def test_the_contrast_is_the_gradient_of_the_difference(model):
+    image, layer = torch.randn(1, 3, 32, 32, generator=GENERATOR), "layer3"
+    contrast = compute_cams(model, image, [1], [layer], against=[2])["gradcam"][layer]
+    with torch.no_grad():
+        model.linear.weight[1] -= model.linear.weight[2]
+    torch.testing.assert_close(contrast, compute_cams(model, image, [1], [layer])["gradcam"][layer])
+    with pytest.raises(ValueError, match="as many class indices"):
+        compute_cams(model, image, [1], [layer], against=[1, 2])
+
+
+def test_rank_correlation_is_spearmans():
+    a, b = torch.rand(2, 3, 8, 8, generator=GENERATOR).round(decimals=1)
+    expected = [spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(trust.rank_correlation(a, b), expected, atol=1e-7)
+
+
+def test_a_class_blind_map_is_caught():
+    maps = torch.rand(3, 8, 8, generator=GENERATOR)
+    torch.testing.assert_close(trust.rank_correlation(maps, maps), torch.ones(3).double())
+    assert trust.rank_correlation(maps, torch.ones(3, 8, 8)).isnan().all()
+
+
+def test_randomisation_replaces_the_parameters_from_the_last_layer_down(model):
+    images = torch.randn(3, 3, 32, 32, generator=GENERATOR)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    stages = trust.randomization(model, images, torch.zeros(3, dtype=torch.long))
+    assert list(stages) == ["linear", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1"]
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    original = trust.explain(model, images, torch.zeros(3, dtype=torch.long))
+    for stage in ("linear", "bn1"):
+        assert trust.rank_correlation(original["Grad-CAM layer4"], stages[stage]["Grad-CAM layer4"]).nanmean() < 0.9
+
+
+def test_mosaics_show_the_class_asked_for_in_its_quarter():
+    labels = torch.arange(40) % 10
+    images = labels[:, None, None, None].expand(-1, 3, 32, 32).float()
+    mosaics, classes, quarters = trust.mosaics(images, labels, count=5)
+    assert mosaics.shape == (20, 3, 64, 64)
+    for mosaic, label, quarter in zip(mosaics, classes, quarters, strict=True):
+        row, column = divmod(int(quarter), 2)
+        part = mosaic[:, 32 * row :, 32 * column :][:, :32, :32]
+        assert (part == label).all() and len(mosaic.unique()) == 4
+
+
+def test_mosaics_are_explained_in_their_own_size(model):
+    maps = trust.explain_mosaics(model, torch.randn(2, 3, 64, 64, generator=GENERATOR), torch.tensor([0, 1]))
+    assert {tuple(m.shape) for m in maps.values()} == {(2, 64, 64)}
+    with pytest.raises(ValueError, match=r"\(N, 3, 32, 32\)"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+def test_pointing_rewards_the_evidence_and_gives_constant_maps_chance():
+    maps = torch.zeros(4, 64, 64)
+    maps[:, :32, 32:] = 1
+    quarter = torch.tensor([1, 0, 2, 3])
+    assert trust.pointing_share(maps, quarter).tolist() == [1, 0, 0, 0]
+    assert trust.pointing_share(torch.ones(4, 64, 64), quarter).tolist() == [0.25] * 4
+    assert trust.pointing_share(torch.zeros(4, 64, 64), quarter).tolist() == [0.25] * 4
+
+
+def test_ranks_follow_the_map_and_scatter_ties():
+    maps = torch.rand(2, 8, 8, generator=GENERATOR)
+    ranks = trust.pixel_ranks(maps)
+    assert ranks.shape == (2, 1, 8, 8) and ranks.flatten(1).argmin(1).tolist() == maps.flatten(1).argmax(1).tolist()
+    first_half = trust.pixel_ranks(torch.zeros(1, 32, 32))[0, 0] < 0.5
+    assert first_half.sum() == 512 and 180 < first_half[:16].sum() < 330
+
+
+def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
+    classes, model = torch.ones(6, dtype=torch.long), TopLeftBrightness()
+    noise = trust.baselines(bright)["random"]
+    good, bad, chance = (
+        trust.deletion_insertion(model, bright, classes, maps).mean((1, 2)) for maps in (evidence, -evidence, noise)
+    )
+    assert good[0] < chance[0] < bad[0] and good[1] > chance[1] > bad[1]
+    curves = trust.deletion_insertion(model, bright, classes, evidence)
+    torch.testing.assert_close(curves[0, 0], curves[1, -1])  # nothing blurred
+    torch.testing.assert_close(curves[0, -1], curves[1, 0])  # everything blurred
+
+
+def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):
+    wrongly_called_1 = torch.zeros(6, dtype=torch.long)
+    assert trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, evidence).mean() == 1
+    assert trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, -evidence).mean() == 0
+
+
+def test_baselines_know_nothing_of_the_model():
+    images = torch.zeros(2, 3, 32, 32)
+    images[:, :, :, 16:] = 1
+    maps = trust.baselines(images)
+    assert {name: tuple(m.shape) for name, m in maps.items()} == dict.fromkeys(
+        ("random", "centre blob", "edges"), (2, 32, 32)
+    )
+    assert maps["edges"][0].max(0).values.argmax() in (15, 16) and maps["centre blob"][0].argmax() in (
+        495,
+        496,
+        527,
+        528,
+    )
+
+
+def test_stride_2_cells_lie_up_and_left_of_where_upsampling_draws_them(model):
+    images = torch.randn(8, 3, 32, 32, generator=GENERATOR)
+    offsets = {layer: trust.cell_offset(model, images, layer) for layer in LAYERS}
+    for layer, expected in zip(LAYERS, (0, -0.5, -1.5, -1.5), strict=True):
+        assert offsets[layer] == pytest.approx((expected, expected), abs=0.6)

@@ -1,0 +1,183 @@
+"""Checks of the explanations: are the maps computed right, do they depend on class and weights, do they matter?
+
+Maps are dictionaries {"Grad-CAM layer1": (N, H, W), ...} on the pixel grid, so that baselines fit in beside them.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torchcam.methods.gradient import GradCAMpp
+from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+
+from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_to_unit
+
+Maps = dict[str, Tensor]
+CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
+
+
+def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
+    """Return the maps of both methods and all layers for one class per image, against another class if given."""
+    parts = []
+    for chunk in torch.arange(len(images)).split(100):
+        other = None if against is None else against[chunk].tolist()
+        parts.append(compute_cams(model, images[chunk], classes[chunk].tolist(), against=other))
+    return {
+        f"{name} {layer}": torch.cat([place_on_image(part[method][layer], images.shape[-1]) for part in parts])
+        for method, name in METHODS.items()
+        for layer in LAYERS
+    }
+
+
+def baselines(images: Tensor, seed: int = 0) -> Maps:
+    """Return maps that know nothing of the model: noise, a blob in the centre, and the image's edges."""
+    count, _, height, width = images.shape
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    gray = rgb_to_grayscale(images)[:, 0]
+    edges = torch.stack(torch.gradient(gray, dim=(1, 2))).norm(dim=0)
+    noise = torch.rand(images[:, 0].shape, generator=torch.Generator().manual_seed(seed))
+    return {
+        "random": noise.to(images.device),
+        "centre blob": torch.exp(-2 * (rows**2 + columns**2)).to(images.device).expand(count, -1, -1),
+        "edges": scale_to_unit(edges),
+    }
+
+
+def reference_cams(model: nn.Module, image: Tensor, class_index: int, layer: str) -> dict[str, Tensor]:
+    """Compute both maps (h, w) of one image (3, 32, 32) in float64, term by term as the papers write them.
+
+    Grad-CAM (Selvaraju et al. 2017, eq. 1-2): w_k = mean_ij dS/dA_ij;  Grad-CAM++ (Chattopadhay et al. 2018, eq. 5,
+    19): w_k = sum_ij alpha_ij relu(dS/dA_ij);  both: relu(sum_k w_k A_k), here scaled to 0-1.
+    """
+    model = copy.deepcopy(model).double()
+    kept = []
+    model.get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
+    score = model(image[None].double())[0, class_index]
+    (g,) = torch.autograd.grad(score, kept[0])
+    a = kept[0].detach()
+    denominator = 2 * g**2 + a.sum((2, 3), keepdim=True) * g**3
+    alpha = torch.where(g != 0, g**2 / torch.where(g != 0, denominator, 1), 0)
+    weights = {"gradcam": g.mean((2, 3), keepdim=True), "gradcam++": (alpha * g.relu()).sum((2, 3), keepdim=True)}
+    return {method: scale_to_unit((w * a).sum(1).relu())[0] for method, w in weights.items()}
+
+
+def torchcam_pp(model: nn.Module, images: Tensor, classes: list[int]) -> dict[str, Tensor]:
+    """Return what torchcam itself calls Grad-CAM++: {layer: (N, h, w)}, scaled to 0-1."""
+    with torch.enable_grad(), GradCAMpp(model, list(LAYERS)) as extractor:
+        maps = extractor(classes, model(images.detach().requires_grad_()), normalized=False)
+    return {layer: scale_to_unit(cams) for layer, cams in zip(LAYERS, maps, strict=True)}
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Spearman's correlation of each pair of maps (N, H, W): (N,), NaN where a map is constant."""
+    ranks = [rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (first, second)]
+    a, b = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def randomization(model: nn.Module, images: Tensor, classes: Tensor, seed: int = 0) -> dict[str, Maps]:
+    """Return the maps after the parameters are drawn anew from the last layer down (Adebayo et al. 2018).
+
+    Returns:
+        {last randomised module: maps}; at the end of it no learned parameter is left.
+    """
+    torch.manual_seed(seed)
+    model, maps = copy.deepcopy(model), {}
+    for name in CASCADE:
+        for module in model.get_submodule(name).modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        maps[name] = explain(model, images, classes)
+    return maps
+
+
+def mosaics(images: Tensor, labels: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay four images of different classes side by side, `count` times, and ask for each of the four in turn.
+
+    Returns:
+        mosaics (4 count, 3, 2 H, 2 W), the class asked for (4 count,), and the quarter 0..3 that shows it (4 count,).
+    """
+    rng = np.random.default_rng(seed)
+    known = labels.unique().numpy()
+    picks = []
+    for _ in range(count):
+        chosen = rng.choice(known, 4, replace=False)
+        picks.append([int(rng.choice(torch.nonzero(labels == label).flatten().numpy())) for label in chosen])
+    picks = torch.tensor(picks)
+    quarters = images[picks]  # (count, 4, 3, H, W)
+    rows = [torch.cat([quarters[:, 2 * row], quarters[:, 2 * row + 1]], dim=-1) for row in (0, 1)]
+    return torch.cat(rows, dim=-2).repeat_interleave(4, 0), labels[picks].flatten(), torch.arange(4).repeat(count)
+
+
+def explain_mosaics(model: nn.Module, images: Tensor, classes: Tensor) -> Maps:
+    """Return the maps of mosaics, which are larger than the 32x32 that the model asks for."""
+    any_size = copy.copy(model)
+    any_size.forward = model.classify
+    return explain(any_size, images, classes)
+
+
+def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
+    """Return the share of each map (N, 2 H, 2 W) inside its quarter: (N,); chance, and a map of zeros, is 0.25."""
+    height, width = maps.shape[1] // 2, maps.shape[2] // 2
+    sums = maps.unflatten(1, (2, height)).unflatten(3, (2, width)).sum((2, 4)).flatten(1)  # (N, 4)
+    total = sums.sum(1)
+    inside = sums.gather(1, quarter[:, None].to(sums.device))[:, 0]
+    return torch.where(total > 0, inside / total.clamp(min=1e-12), 0.25).cpu()
+
+
+def blur(images: Tensor) -> Tensor:
+    """Blur images until their evidence is gone, but not their colours: a Gaussian of 5 pixels."""
+    return gaussian_blur(images, kernel_size=[21, 21], sigma=[5.0, 5.0])
+
+
+def pixel_ranks(maps: Tensor) -> Tensor:
+    """Rank each map's pixels from 0 (highest) to just below 1, ties at random: (N, 1, H, W)."""
+    ties = np.random.default_rng(0).random((len(maps), maps[0].numel()))
+    order = np.lexsort((ties, -maps.flatten(1).cpu().numpy()))
+    return torch.from_numpy(order.argsort(1) / order.shape[1]).view(maps[:, None].shape).to(maps.device)
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the softmax (N, 10) of the model on images (N, 3, H, W)."""
+    return torch.cat([model(chunk).softmax(1) for chunk in images.split(250)])
+
+
+def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor, steps: int = 8) -> Tensor:
+    """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
+
+    Returns:
+        (2, steps + 1, N): deletion and insertion, from no pixel to all.
+    """
+    blurred, ranks, curves = blur(images), pixel_ranks(maps), torch.empty(2, steps + 1, len(images))
+    for step in range(steps + 1):
+        top = ranks < step / steps
+        for row, mixed in enumerate((torch.where(top, blurred, images), torch.where(top, images, blurred))):
+            curves[row, step] = probabilities(model, mixed).cpu().gather(1, classes[:, None])[:, 0]
+    return curves
+
+
+def repaired(model: nn.Module, images: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
+    """Return which images (N,) are classified as their label once the top quarter of their map is blurred."""
+    mixed = torch.where(pixel_ranks(maps) < 0.25, blur(images), images)
+    return (probabilities(model, mixed).argmax(1).cpu() == labels).float()
+
+
+def cell_offset(model: nn.Module, images: Tensor, layer: str) -> tuple[float, float]:
+    """Measure how far (down, right) in pixels a middle cell's receptive field lies from where upsampling draws it.
+
+    The receptive field's centre is the mean position of |d cell / d pixel| (Luo et al. 2016).
+    """
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
+    pixels = images.detach().requires_grad_()
+    model(pixels)
+    handle.remove()
+    cell = kept[0].shape[-1] // 2
+    (gradient,) = torch.autograd.grad(kept[0][:, :, cell, cell].sum(), pixels)
+    weight = gradient.abs().sum((0, 1)).cpu()  # (32, 32)
+    position = torch.arange(weight.shape[0], dtype=weight.dtype)
+    drawn = (cell + 0.5) * weight.shape[0] / kept[0].shape[-1] - 0.5
+    return tuple(((weight.sum(dim) * position).sum() / weight.sum() - drawn).item() for dim in (1, 0))
