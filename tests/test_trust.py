@@ -39,8 +39,8 @@ def test_reference_and_maps_agree_and_torchcams_own_does_not(model):
     images, classes = torch.randn(2, 3, 32, 32, generator=GENERATOR), [1, 2]
     cams, theirs = compute_cams(model, images, classes), trust.torchcam_pp(model, images, classes)
     for layer in LAYERS:
-        for method, expected in trust.reference_cams(model, images[0], 1, layer).items():
-            torch.testing.assert_close(cams[method][layer][0].double(), expected, atol=1e-5, rtol=0)
+        for method, expected in trust.reference_cams(model, images, classes, layer).items():
+            torch.testing.assert_close(cams[method][layer].double(), expected, atol=1e-5, rtol=0)
     assert max((theirs[layer] - cams["gradcam++"][layer]).abs().max() for layer in LAYERS) > 0.01
 
 
@@ -70,10 +70,10 @@ def test_randomisation_replaces_the_parameters_from_the_last_layer_down(model):
     images = torch.randn(3, 3, 32, 32, generator=GENERATOR)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     stages = trust.randomization(model, images, torch.zeros(3, dtype=torch.long))
-    assert list(stages) == ["linear", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1"]
+    assert list(stages) == ["linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     original = trust.explain(model, images, torch.zeros(3, dtype=torch.long))
-    for stage in ("linear", "bn1"):
+    for stage in ("linear", "conv1"):
         assert trust.rank_correlation(original["Grad-CAM layer4"], stages[stage]["Grad-CAM layer4"]).nanmean() < 0.9
 
 
@@ -150,3 +150,15 @@ def test_stride_2_cells_lie_up_and_left_of_where_upsampling_draws_them(model):
     offsets = {layer: trust.cell_offset(model, images, layer) for layer in LAYERS}
     for layer, expected in zip(LAYERS, (0, -0.5, -1.5, -1.5), strict=True):
         assert offsets[layer] == pytest.approx((expected, expected), abs=0.6)
+
+
+def test_the_summary_marks_the_best_and_names_what_fails():
+    noise = 0.01 * torch.randn(50, generator=GENERATOR)
+    measured = {
+        "true class": {"Grad-CAM layer4": 0.3 + noise, "Grad-CAM++ layer4": 0.9 + noise, "random": torch.ones(50)},
+        "pointing": {"Grad-CAM layer4": 0.6 + noise, "Grad-CAM++ layer4": 0.25 + noise, "random": 0.25 - noise},
+        "deletion": {"Grad-CAM layer4": 0.2 + noise, "Grad-CAM++ layer4": 0.5 + noise, "random": 0.4 - noise},
+    }
+    table = trust.summarize(measured)
+    assert table.loc["Grad-CAM layer4", "true class"] == "0.30 ± 0.00 *"
+    assert table["fails"].tolist() == ["nothing", "true class, pointing, deletion", ""]

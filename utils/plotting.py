@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from IPython.display import Image as Picture
 from matplotlib.cm import ScalarMappable
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from utils.checkpoint import write_atomically
 from utils.gradcam import LAYERS, METHODS, place_on_image
+from utils.trust import Maps
 
 COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
 ZOOM = 3  # screen pixels per image pixel
@@ -130,6 +132,42 @@ def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], title
     ]
     figure, axes = tile(rows, title)
     set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
+    return figure
+
+
+def plot_classes(images: Tensor, maps: dict[str, Maps], titles: Sequence[str], title: str) -> Figure:
+    """Show images (N, 3, 32, 32) in 0-1 under the layer4 maps of {"predicted": {name: (N, 32, 32)}, "true": ...}."""
+    names = [f"{method} layer4" for method in METHODS.values()]
+    rows = [
+        [to_rgb(image[None])[0]] + [overlay(image, maps[kind][name][row]) for name in names for kind in maps]
+        for row, image in enumerate(images)
+    ]
+    figure, axes = tile(rows, title)
+    set_labels(
+        axes, ["original", *[f"{name.replace(' ', chr(10))}\n{kind}" for name in names for kind in maps]], titles
+    )
+    return figure
+
+
+def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tensor], title: str) -> Figure:
+    """Plot {stage: {map: rank correlation}} and the mean deletion and insertion curves {map: (2, steps + 1)}."""
+    figure, (left, *others) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
+    styles |= {
+        name: {"color": gray, "ls": ":"} for name, gray in zip(list(curves)[8:], ("0", "0.5", "0.7"), strict=True)
+    }
+    for name in next(iter(correlations.values())):
+        left.plot(list(correlations), [stage[name] for stage in correlations.values()], marker=".", **styles[name])
+    left.set(xlabel="randomised from the last layer down to", ylabel="rank correlation with the original map")
+    left.tick_params(axis="x", rotation=30)
+    for row, (axis, kind) in enumerate(zip(others, ("blurred (deletion)", "kept (insertion)"), strict=True)):
+        for name, curve in curves.items():
+            axis.plot(torch.linspace(0, 100, curve.shape[1]), curve[row], label=name, **styles[name])
+        axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
+    for axis in (left, *others):
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(title)
     return figure
 
 

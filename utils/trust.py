@@ -6,6 +6,7 @@ Maps are dictionaries {"Grad-CAM layer1": (N, H, W), ...} on the pixel grid, so 
 import copy
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_to_unit
 
 Maps = dict[str, Tensor]
-CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
+LOWER_IS_BETTER = ("true class", "randomised", "deletion", "repair by true")
+BASELINES = ("random", "centre blob", "edges")
+CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 
 
 def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
@@ -38,29 +41,27 @@ def baselines(images: Tensor, seed: int = 0) -> Maps:
     gray = rgb_to_grayscale(images)[:, 0]
     edges = torch.stack(torch.gradient(gray, dim=(1, 2))).norm(dim=0)
     noise = torch.rand(images[:, 0].shape, generator=torch.Generator().manual_seed(seed))
-    return {
-        "random": noise.to(images.device),
-        "centre blob": torch.exp(-2 * (rows**2 + columns**2)).to(images.device).expand(count, -1, -1),
-        "edges": scale_to_unit(edges),
-    }
+    blob = torch.exp(-2 * (rows**2 + columns**2)).expand(count, -1, -1)
+    return dict(zip(BASELINES, (noise.to(images.device), blob.to(images.device), scale_to_unit(edges)), strict=True))
 
 
-def reference_cams(model: nn.Module, image: Tensor, class_index: int, layer: str) -> dict[str, Tensor]:
-    """Compute both maps (h, w) of one image (3, 32, 32) in float64, term by term as the papers write them.
+def reference_cams(model: nn.Module, images: Tensor, classes: list[int], layer: str) -> dict[str, Tensor]:
+    """Compute both maps (N, h, w) in float64, an image at a time, term by term as the papers write them.
 
     Grad-CAM (Selvaraju et al. 2017, eq. 1-2): w_k = mean_ij dS/dA_ij;  Grad-CAM++ (Chattopadhay et al. 2018, eq. 5,
     19): w_k = sum_ij alpha_ij relu(dS/dA_ij);  both: relu(sum_k w_k A_k), here scaled to 0-1.
     """
-    model = copy.deepcopy(model).double()
-    kept = []
+    model, kept, maps = copy.deepcopy(model).double(), [], {method: [] for method in METHODS}
     model.get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
-    score = model(image[None].double())[0, class_index]
-    (g,) = torch.autograd.grad(score, kept[0])
-    a = kept[0].detach()
-    denominator = 2 * g**2 + a.sum((2, 3), keepdim=True) * g**3
-    alpha = torch.where(g != 0, g**2 / torch.where(g != 0, denominator, 1), 0)
-    weights = {"gradcam": g.mean((2, 3), keepdim=True), "gradcam++": (alpha * g.relu()).sum((2, 3), keepdim=True)}
-    return {method: scale_to_unit((w * a).sum(1).relu())[0] for method, w in weights.items()}
+    for image, class_index in zip(images.double(), classes, strict=True):
+        score = model(image[None])[0, class_index]
+        a = kept.pop()
+        (g,) = torch.autograd.grad(score, a)
+        denominator = 2 * g**2 + a.sum((2, 3), keepdim=True) * g**3
+        alpha = torch.where(g != 0, g**2 / torch.where(g != 0, denominator, 1), 0)
+        maps["gradcam"].append((g.mean((2, 3), keepdim=True) * a).sum(1).relu().detach())
+        maps["gradcam++"].append(((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu().detach())
+    return {method: scale_to_unit(torch.cat(parts)) for method, parts in maps.items()}
 
 
 def torchcam_pp(model: nn.Module, images: Tensor, classes: list[int]) -> dict[str, Tensor]:
@@ -181,3 +182,31 @@ def cell_offset(model: nn.Module, images: Tensor, layer: str) -> tuple[float, fl
     position = torch.arange(weight.shape[0], dtype=weight.dtype)
     drawn = (cell + 0.5) * weight.shape[0] / kept[0].shape[-1] - 0.5
     return tuple(((weight.sum(dim) * position).sum() / weight.sum() - drawn).item() for dim in (1, 0))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Return the mean of the values that are not NaN, and its standard error."""
+    known = values[~values.isnan()].double()
+    return known.mean().item(), (known.std() / len(known) ** 0.5).item()
+
+
+def summarize(measured: dict[str, dict[str, Tensor]]) -> pd.DataFrame:
+    """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *.
+
+    The last column names what a map fails: a rank correlation above 0.5 with the map of another class or of random
+    weights, or a measurement that is not two standard errors better than that of random maps.
+    """
+    explained = [name for name in next(iter(measured.values())) if "CAM" in name]
+    table, fails = pd.DataFrame(), {}
+    for check, values in measured.items():
+        sign = -1 if check in LOWER_IS_BETTER else 1
+        best = max(explained, key=lambda name: sign * mean_and_error(values[name])[0])
+        for name, value in values.items():
+            mean, error = mean_and_error(value)
+            table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
+            gain, spread = mean_and_error(sign * (value - values["random"]))
+            failed = mean > 0.5 if check in ("true class", "randomised") else gain < 2 * spread
+            fails.setdefault(name, []).extend([check] if failed and name in explained else [])
+    return table.assign(
+        fails=[", ".join(fails[name]) or ("nothing" if name in explained else "") for name in table.index]
+    )
