@@ -1,12 +1,13 @@
 # make run    execute the notebook; the result goes to runs/
 # make test   unit tests, the notebook in smoke mode, style
+# make bench  training and explanations against the assignment's way, side by side; the figures go to runs/
 # Each makes .venv first. Another Python: make PYTHON=python3.13 run
 
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOK := S8_ResNet18_LayerNorm.ipynb
 
-.PHONY: run test
+.PHONY: run test bench
 run: .venv/installed
 	$(BIN)/python -m utils.run_notebook
 
@@ -15,6 +16,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q
 	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.train_speed
+	$(BIN)/python -m benchmarks.cam_speed
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $@")'
