@@ -1,13 +1,14 @@
-# make run    execute the notebook; the result goes to runs/
-# make test   unit tests, the notebook in smoke mode, style
-# make bench  training and explanations against the assignment's way, side by side; the figures go to runs/
+# make run       execute the notebook; the result goes to runs/
+# make test      unit tests, the notebook in smoke mode, style
+# make bench     training and explanations against the assignment's way, side by side; the figures go to runs/
+# make evaluate  the published weights against the published figures; no GPU needed
 # Each makes .venv first. Another Python: make PYTHON=python3.13 run
 
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOK := S8_ResNet18_LayerNorm.ipynb
 
-.PHONY: run test bench
+.PHONY: run test bench evaluate
 run: .venv/installed
 	$(BIN)/python -m utils.run_notebook
 
@@ -16,6 +17,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q
 	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
+
+evaluate: .venv/installed
+	$(BIN)/python -m utils.evaluate
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.train_speed

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 CHECK_EVERY = 50  # steps between looks at the losses; each look waits for the GPU
 
@@ -78,12 +79,20 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
 def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
     """Return the mean cross-entropy in nats and the accuracy in % over all images of the loader."""
     logits, labels = predict(model, loader, dtype)
-    return F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
+    return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the percentage of logits (N, 10) whose largest is at the label (N,)."""
-    return 100 * (logits.argmax(1) == labels).float().mean().item()
+def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return accuracy in %, mean cross-entropy in nats, and the calibration error of logits (N, 10), labels (N,).
+
+    The calibration error is Guo et al. 2017 (arXiv:1706.04599), eq. 3, over 15 bins of equal width.
+    """
+    calibration = multiclass_calibration_error(logits.softmax(1), labels, num_classes=10, n_bins=15)
+    return {
+        "accuracy": 100 * (logits.argmax(1) == labels).float().mean().item(),
+        "cross-entropy": F.cross_entropy(logits, labels).item(),
+        "calibration error": calibration.item(),
+    }
 
 
 def find_misclassified(logits: Tensor, labels: Tensor, count: int = 20, seed: int = 0) -> tuple[Tensor, int]:

@@ -1,0 +1,67 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from models import ResNet18
+from utils import evaluate
+from utils.checkpoint import save_weights
+from utils.data import eval_loader
+from utils.standin import draw_shapes
+from utils.training import predict, score
+
+IMAGES, LABELS, _ = draw_shapes(20, seed=0)
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """Weights and their figures on a small test set."""
+    monkeypatch.setattr(evaluate, "WEIGHTS", tmp_path / "weights.safetensors")
+    monkeypatch.setattr(evaluate, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(evaluate, "load_cifar10", lambda root: SimpleNamespace(test_images=IMAGES, test_labels=LABELS))
+    torch.manual_seed(0)
+    model = ResNet18()
+    save_weights(evaluate.WEIGHTS, model)
+    figures = score(*predict(model, eval_loader(IMAGES, LABELS)))
+    evaluate.RESULTS.write_text(json.dumps({"published": figures}))
+    return figures
+
+
+def test_agrees_with_the_published_figures(published, capsys):
+    evaluate.main()
+    assert f"{published['accuracy']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        (None, "no results"),
+        ("{", "no test figures"),
+        ('{"published": {"accuracy": 1}}', "no test figures"),
+        ('{"published": {"accuracy": 99.0, "cross-entropy": 0.1, "calibration error": 0.1}}', "not of the same run"),
+    ],
+)
+def test_results_that_do_not_match_are_refused(published, results, message):
+    evaluate.RESULTS.unlink()
+    if results:
+        evaluate.RESULTS.write_text(results)
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main()
+
+
+def test_missing_weights_are_refused(published):
+    evaluate.WEIGHTS.unlink()
+    with pytest.raises(SystemExit, match="no weights"):
+        evaluate.main()
+
+
+def test_scores_are_those_of_the_definitions():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]).log_softmax(1)
+    figures = score(torch.nn.functional.pad(logits, (0, 8), value=-50.0), torch.tensor([0, 1, 1]))
+    probabilities = logits.exp().numpy()
+    assert figures["accuracy"] == pytest.approx(200 / 3)
+    assert figures["cross-entropy"] == pytest.approx(-np.log(probabilities[[0, 1, 2], [0, 1, 1]]).mean(), rel=1e-5)
+    confidence, right = probabilities.max(1), np.array([1, 1, 0])  # each alone in its bin
+    assert figures["calibration error"] == pytest.approx(np.abs(confidence - right).mean(), rel=1e-4)
