@@ -1,12 +1,14 @@
-# make run    execute the notebook; the result goes to runs/
-# make test   unit tests, the notebook in smoke mode, style
-# Each makes .venv first. Another Python: make PYTHON=python3.13 run
+# make run           execute the notebook; the result goes to runs/
+# make test          unit tests, the notebook in smoke mode, style
+# make test-faults   a training killed again and again, with a table of the outcomes; minutes
+# make test-matrix   the tests with other versions and Pythons; 3 GB of downloads for each
+# The first three make .venv if needed. Another Python: make PYTHON=python3.13 run
 
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOK := S8_ResNet18_LayerNorm.ipynb
 
-.PHONY: run test
+.PHONY: run test test-faults test-matrix
 run: .venv/installed
 	$(BIN)/python -m utils.run_notebook
 
@@ -15,6 +17,12 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q
 	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
+
+test-faults: .venv/installed
+	$(BIN)/python -m tests.faults.kill
+
+test-matrix:
+	tests/matrix.sh
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $@")'
