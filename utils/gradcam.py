@@ -59,9 +59,10 @@ def compute_cams(
             "gradcam": cam(classes, scores, normalized=False, retain_graph=True),
             "gradcam++": campp(classes, scores, normalized=False),
         }
+        sources = list(zip(cam.hook_a, cam.hook_g, strict=True))  # torchcam sums by `nansum`, so a map hides their NaN
     for method, per_layer in maps.items():
-        for layer, cams in zip(layers, per_layer, strict=True):
-            if not cams.isfinite().all():
+        for layer, cams, source in zip(layers, per_layer, sources, strict=True):
+            if not all(values.isfinite().all() for values in (cams, *source)):
                 raise FloatingPointError(f"the {method} map of {layer} is not finite; check the model's weights")
     return {
         method: {layer: scale_to_unit(cams) for layer, cams in zip(layers, per_layer, strict=True)}
