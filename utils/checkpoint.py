@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,6 +34,9 @@ def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> N
     """Save the state of every part (model=, optimizer=, scheduler=, ...), the history and what it was trained with."""
     state = {name: part.state_dict() for name, part in parts.items()}
     write_atomically(path, lambda name: torch.save({"config": config, "history": history, "state": state}, name))
+    if drive := os.environ.get("S8_DRIVE"):
+        with warning_of_drive():
+            copy_to_drive(path, Path(drive), len(history))
 
 
 def resume(path: Path, config: dict, **parts) -> list[dict]:
@@ -40,6 +46,10 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
     """
     afresh = f"Delete '{path}' to start afresh"
+    if drive := os.environ.get("S8_DRIVE"):
+        afresh = f"Delete '{path}' and '{drive}/{path.parent.name}-epoch*.pt' to start afresh"
+        with warning_of_drive():
+            copy_from_drive(path, Path(drive))
     if not path.exists():
         save_checkpoint(path, config, [], **parts)
         return []
@@ -62,6 +72,32 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
     return history
+
+
+def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
+    """Copy the checkpoint, named after its epochs, then delete the copies of fewer: further ones are never lost."""
+    copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
+    earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
+    write_atomically(copy, lambda name: shutil.copyfile(path, name))
+    for name in earlier:
+        (drive / name).unlink()
+
+
+def copy_from_drive(path: Path, drive: Path) -> None:
+    """Fetch the copy of most epochs where there is no checkpoint at `path`."""
+    copies = sorted(name for name in os.listdir(drive) if name.startswith(f"{path.parent.name}-epoch"))
+    if copies and not path.exists():
+        write_atomically(path, lambda name: shutil.copyfile(drive / copies[-1], name))
+
+
+@contextmanager
+def warning_of_drive() -> Iterator[None]:
+    """Turn a failure of Google Drive into a warning."""
+    try:
+        yield
+    except OSError as error:
+        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints stay on this machine"
+        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
