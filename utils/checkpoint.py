@@ -33,7 +33,12 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
 def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> None:
     """Save the state of every part (model=, optimizer=, scheduler=, ...), the history and what it was trained with."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    write_atomically(path, lambda name: torch.save({"config": config, "history": history, "state": state}, name))
+
+    def write(name: str) -> None:
+        with open(name, "wb") as file:  # which reports a full disk; given a name, torch 2.6 may not
+            torch.save({"config": config, "history": history, "state": state}, file)
+
+    write_atomically(path, write)
     if drive := os.environ.get("S8_DRIVE"):
         with warning_of_drive():
             copy_to_drive(path, Path(drive), len(history))
