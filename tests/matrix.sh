@@ -8,9 +8,9 @@ sed 's/#.*//; s/>=/==/' requirements.txt >.venv-matrix/lowest.txt
 
 summary=""
 for python in ${PYTHONS:-python3.11 python3.12 python3.13}; do
-  command -v "$python" >/dev/null || { summary+="$python: not found"$'\n'; continue; }
+  "$python" --version >/dev/null 2>&1 || { summary+="$python: not found"$'\n'; continue; }
   for versions in ${VERSIONS:-constraints newest lowest}; do
-    venv=.venv-matrix/$python-$versions
+    venv=.venv-matrix/${python##*/}-$versions
     case $versions in
       constraints) pins=(-c constraints.txt) ;;
       newest) pins=(--upgrade --upgrade-strategy eager) ;;
