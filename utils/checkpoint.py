@@ -2,8 +2,10 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,23 +17,31 @@ from torch import nn
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """Let `write` fill a temporary file, then rename it to `path`: readers see the old file or the new, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    for left in path.parent.glob(f".{path.name}.*"):  # by a kill
+        left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
+        write(str(temporary))
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> None:
     """Save the state of every part (model=, optimizer=, scheduler=, ...), the history and what it was trained with."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    write_atomically(path, lambda name: torch.save({"config": config, "history": history, "state": state}, name))
+
+    def write(name: str) -> None:
+        with open(name, "wb") as file:  # which reports a full disk; given a name, torch 2.6 may not
+            torch.save({"config": config, "history": history, "state": state}, file)
+
+    write_atomically(path, write)
+    if drive := os.environ.get("S8_DRIVE"):
+        with warning_of_drive():
+            copy_to_drive(path, Path(drive), len(history))
 
 
 def resume(path: Path, config: dict, **parts) -> list[dict]:
@@ -40,15 +50,21 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     Raises:
         ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
     """
+    afresh = f"Delete '{path}' to start afresh"
+    if drive := os.environ.get("S8_DRIVE"):
+        afresh = f"Delete '{path}' and '{drive}/{path.parent.name}-epoch*.pt' to start afresh"
+        with warning_of_drive():
+            copy_from_drive(path, Path(drive))
     if not path.exists():
         save_checkpoint(path, config, [], **parts)
         return []
-    afresh = f"Delete '{path}' to start afresh"
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, history, state = saved["config"], saved["history"], saved["state"]
-    except Exception as error:  # torch.load raises many kinds
-        raise ValueError(f"'{path}' is not a checkpoint of this notebook ({error}). {afresh}.") from error
+        before, history = saved["config"], saved["history"]
+        state = {name: saved["state"][name] for name in parts}
+    except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
+        kind = type(error).__name__
+        raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {afresh}.") from None
     changed = [
         f"{name} was {before.get(name)!r}, is {config.get(name)!r}"
         for name in sorted({*before, *config})
@@ -58,8 +74,35 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         raise ValueError(f"'{path}' holds another run: {'; '.join(changed)}. {afresh}, or restore the old values.")
     for name, part in parts.items():
         part.load_state_dict(state[name])
+        getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
     return history
+
+
+def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
+    """Copy the checkpoint, named after its epochs, then delete the copies of fewer: further ones are never lost."""
+    copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
+    earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
+    write_atomically(copy, lambda name: shutil.copyfile(path, name))
+    for name in earlier:
+        (drive / name).unlink()
+
+
+def copy_from_drive(path: Path, drive: Path) -> None:
+    """Fetch the copy of most epochs where there is no checkpoint at `path`."""
+    copies = sorted(name for name in os.listdir(drive) if name.startswith(f"{path.parent.name}-epoch"))
+    if copies and not path.exists():
+        write_atomically(path, lambda name: shutil.copyfile(drive / copies[-1], name))
+
+
+@contextmanager
+def warning_of_drive() -> Iterator[None]:
+    """Turn a failure of Google Drive into a warning."""
+    try:
+        yield
+    except OSError as error:
+        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints stay on this machine"
+        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -73,7 +116,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no complete safetensors file, or its weights do not fit the model.
+        ValueError: if the file is no complete safetensors file, or its weights do not fit the model or are not finite.
     """
     if not path.exists():
         raise FileNotFoundError(f"no weights at '{path}': check out the file again, or train with S8_MODE=full")
@@ -91,6 +134,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
         )
     if wrong := [name for name, weight in weights.items() if not weight.is_floating_point()]:
         raise ValueError(f"'{path}' holds {wrong[0]} as {weights[wrong[0]].dtype}, not as floating point")
+    if wrong := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise ValueError(f"'{path}' holds NaN or infinity in {wrong[0]}: check out the file again")
     model.load_state_dict(weights)
 
 

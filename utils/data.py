@@ -2,12 +2,14 @@
 
 import os
 import random
+import signal
 import socket
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -118,7 +120,7 @@ def fetch_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS, timeout: float
             if not (broken := broken_files(root)):
                 return
             answers.append(f"{urlsplit(url).netloc}: after unpacking {', '.join(broken)}")
-        except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        except (OSError, HTTPException, RuntimeError, EOFError, tarfile.TarError) as error:
             answers.append(f"{urlsplit(url).netloc}: {error}")
             print(f"No CIFAR-10 from {answers[-1]}")
     raise DataError(
@@ -210,5 +212,11 @@ def _loader(dataset: Batches, batch_size: int, workers: int, **options) -> DataL
         collate_fn=default_convert,  # a batch arrives whole
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_interrupt,
         **options,
     )
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Let a worker live on when Jupyter interrupts the kernel and all its children: training may continue."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,7 +23,7 @@ def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None)
     """Train once on every batch (N, 3, 32, 32); return the mean loss and the accuracy in % over its images.
 
     Raises:
-        FloatingPointError: if a loss is not finite; it names epoch, step and layer.
+        FloatingPointError: if a loss or a gradient is not finite; it names epoch, step and layer.
     """
     model.train()
     device, losses, correct, seen = next(model.parameters()).device, [], 0, 0
@@ -33,31 +33,34 @@ def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad()
         if warmup and epoch == 0:
             warmup.step()
         losses.append(loss.detach() * len(labels))
         correct, seen = correct + (logits.argmax(1) == labels).sum(), seen + len(labels)
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(loader):
-            check_finite(losses, model, epoch)
+            check_finite(losses, model, epoch, scaler.get_scale())
     return torch.stack(losses).sum().item() / seen, 100 * correct.item() / seen
 
 
-def check_finite(losses: list[Tensor], model: nn.Module, epoch: int) -> None:
-    """Stop at the first of an epoch's losses that is NaN or infinite.
+def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float = 1.0) -> None:
+    """Stop at the first of an epoch's losses that is NaN or infinite, or where a gradient's NaN reached the weights.
+
+    With float16 a NaN in every gradient shows in the loss scale alone: GradScaler skips each step and halves it.
 
     Raises:
         FloatingPointError: if there is one; it names epoch, step and the first layer whose weights are not finite.
     """
-    finite = torch.stack(losses).isfinite()
-    if not finite.all():
-        step = int(finite.int().argmin()) + 1
-        layers = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    finite = torch.stack(losses).isfinite().tolist()
+    layers = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if layers or not all(finite) or scale < 1e-3:
+        step = len(losses) if all(finite) else finite.index(False) + 1
+        what = "a gradient is not finite" if all(finite) else f"the loss is {losses[step - 1].item()}"
         raise FloatingPointError(
-            f"epoch {epoch + 1}, step {step}: the loss is {losses[step - 1].item()}; "
+            f"epoch {epoch + 1}, step {step}: {what}; "
             + (f"first weights that are not finite: {layers[0]}. " if layers else "all weights are finite. ")
             + "Lower the learning rate and run the cell again; the last checkpoint is intact"
         )
@@ -65,7 +68,11 @@ def check_finite(losses: list[Tensor], model: nn.Module, epoch: int) -> None:
 
 @torch.inference_mode()
 def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, 10) as float32 and the labels (N,) of all images, in order, on the CPU."""
+    """Return the logits (N, 10) as float32 and the labels (N,) of all images, in order, on the CPU.
+
+    Raises:
+        FloatingPointError: if a logit is not finite; it names the image.
+    """
     model.eval()
     device = next(model.parameters()).device
     logits, labels = [], []
@@ -73,7 +80,11 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(batch.to(device, non_blocking=True)).float())
         labels.append(batch_labels)
-    return torch.cat(logits).cpu(), torch.cat(labels)
+    logits, labels = torch.cat(logits).cpu(), torch.cat(labels)
+    if not (finite := logits.isfinite().all(1)).all():
+        image = int(finite.int().argmin())
+        raise FloatingPointError(f"the logits of image {image} are not finite; check the model's weights")
+    return logits, labels
 
 
 def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
