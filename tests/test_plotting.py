@@ -34,6 +34,7 @@ def test_a_map_of_zeros_darkens_the_image_evenly():
 
 
 def test_figures_are_small_palette_pngs_and_are_closed(tmp_path):
+    plt.close("all")
     titles = ["cat → dog, 50%"] * 20
     one = {method: {layer: CAMS[method][layer][0] for layer in LAYERS} for method in METHODS}
     figures = {

@@ -9,6 +9,7 @@ from utils.transforms import (
     denormalize,
     eval_transform,
     normalize,
+    pixel_statistics,
     train_transform,
 )
 
@@ -78,6 +79,10 @@ def test_normalises_a_batch_as_eval_transform_does():
 
 
 def test_mean_and_std_are_those_of_the_training_pixels(cifar10):
-    pixels = cifar10.train_images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(pixels.mean(0), CIFAR10_MEAN, atol=5e-5)
-    np.testing.assert_allclose(pixels.std(0), CIFAR10_STD, atol=5e-5)
+    np.testing.assert_allclose(pixel_statistics(cifar10.train_images), (CIFAR10_MEAN, CIFAR10_STD), atol=5e-5)
+
+
+def test_pixel_statistics_are_numpys():
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(pixel_statistics(images), (pixels.mean(0), pixels.std(0)))

@@ -62,7 +62,7 @@ def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: floa
         raise FloatingPointError(
             f"epoch {epoch + 1}, step {step}: {what}; "
             + (f"first weights that are not finite: {layers[0]}. " if layers else "all weights are finite. ")
-            + "Lower the learning rate and run the cell again; the last checkpoint is intact"
+            + "The last checkpoint is intact; start afresh with a lower learning rate"
         )
 
 

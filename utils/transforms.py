@@ -15,10 +15,21 @@ cv2.setNumThreads(0)  # 32x32 images are too small to share between threads
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# Over all 50,000 x 32 x 32 training pixels x of a channel, scaled to 0-1:
-# mean = sum(x) / n,  std = sqrt(sum((x - mean)^2) / n)
+# What `pixel_statistics` returns for the 50,000 training images.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (3,) and standard deviation (3,) of all n pixels x of each channel, scaled to 0-1.
+
+    mean = sum(x) / n,  std = sqrt(sum((x - mean)^2) / n),  from uint8 (N, H, W, 3), by counting each of the 256 levels.
+    """
+    levels = np.arange(256) / 255
+    shares = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    shares = shares / shares.sum(1, keepdims=True)
+    mean = shares @ levels
+    return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
 
 
 def augmentation() -> A.Compose:
