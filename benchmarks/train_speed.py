@@ -126,7 +126,7 @@ def summarize(seconds: list[float], waited: list[float], memory: list[float], im
     }
 
 
-def main(repeats: int = 5, cpu_steps: int = 3, batch_size: int = 128) -> dict:
+def main(repeats: int = 5, cpu_steps: int = 10, batch_size: int = 128) -> dict:
     """Measure both ways in turn, after one repeat of each that does not count; print and save runs/train_speed.json."""
     data = load_data()
     images, labels = data.train_images[:EPOCH_IMAGES], data.train_labels[:EPOCH_IMAGES]

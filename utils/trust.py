@@ -167,21 +167,24 @@ def repaired(model: nn.Module, images: Tensor, labels: Tensor, maps: Tensor) -> 
 
 
 def cell_offset(model: nn.Module, images: Tensor, layer: str) -> tuple[float, float]:
-    """Measure how far (down, right) in pixels a middle cell's receptive field lies from where upsampling draws it.
+    """Measure how far (down, right) in pixels the receptive field of a cell lies from where upsampling draws it.
 
-    The receptive field's centre is the mean position of |d cell / d pixel| (Luo et al. 2016).
+    The field's centre is the mean position of |d cell / d pixel| (Luo et al. 2016), averaged over the two cells on
+    either side of the image's centre, because layer normalisation lets every cell see a little of the whole image.
     """
-    kept = []
+    kept, offsets = [], []
     handle = model.get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
     pixels = images.detach().requires_grad_()
     model(pixels)
     handle.remove()
-    cell = kept[0].shape[-1] // 2
-    (gradient,) = torch.autograd.grad(kept[0][:, :, cell, cell].sum(), pixels)
-    weight = gradient.abs().sum((0, 1)).cpu()  # (32, 32)
-    position = torch.arange(weight.shape[0], dtype=weight.dtype)
-    drawn = (cell + 0.5) * weight.shape[0] / kept[0].shape[-1] - 0.5
-    return tuple(((weight.sum(dim) * position).sum() / weight.sum() - drawn).item() for dim in (1, 0))
+    features, size = kept[0], images.shape[-1]
+    for cell in (features.shape[-1] // 2 - 1, features.shape[-1] // 2):
+        (gradient,) = torch.autograd.grad(features[:, :, cell, cell].sum(), pixels, retain_graph=True)
+        weight = gradient.abs().sum((0, 1)).cpu()
+        drawn = (cell + 0.5) * size / features.shape[-1] - 0.5
+        centre = [(weight.sum(dim) @ torch.arange(size, dtype=weight.dtype)) / weight.sum() for dim in (1, 0)]
+        offsets.append(torch.stack(centre) - drawn)
+    return tuple(torch.stack(offsets).mean(0).tolist())
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
