@@ -37,7 +37,9 @@ def print_heading(cell, cell_index: int) -> None:
 def main() -> None:
     """Execute every cell; keep what was executed even if a cell fails, and exit 1 then."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = VerboseClient(notebook, timeout=None, kernel_name="python3", on_cell_start=print_heading)
+    client = VerboseClient(
+        notebook, timeout=None, kernel_name="python3", record_timing=False, on_cell_start=print_heading
+    )
     failed = None
     try:
         client.execute()

@@ -1,0 +1,20 @@
+"""The README quotes figures; they must be those of the results beside them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path("README.md").read_text()
+RESULTS = json.loads(Path("images/preview/results.json").read_text())
+
+
+def test_quotes_the_measured_accuracy():
+    (quoted,) = re.findall(r"\*\*this notebook, preview\*\* .* \| ([\d.]+) % \|", README)
+    assert quoted == f"{RESULTS['published']['accuracy']:.2f}"
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert Path(path).exists()
