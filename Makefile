@@ -4,7 +4,7 @@
 # make bench        training and explanations against the assignment's way, side by side; the figures go to runs/
 # make test-faults  a training killed again and again, with a table of the outcomes; minutes
 # make test-matrix  the tests with other versions and Pythons; 3 GB of downloads for each
-# Each makes the environment it needs first. Another Python: make PYTHON=python3.13 run
+# Each makes the environment it needs first. Another Python: rm -rf .venv; make PYTHON=python3.13 run
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,7 +21,7 @@ test: .venv/installed
 	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
 
 evaluate: .venv/installed
-	$(BIN)/python -m utils.evaluate
+	$(BIN)/python -m utils.check_weights
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.train_speed
@@ -34,7 +34,7 @@ test-matrix:
 	tests/matrix.sh
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $@")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 run")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -r requirements-dev.txt
 	touch $@

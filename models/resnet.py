@@ -9,12 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def layer_norm(channels: int) -> nn.GroupNorm:
-    """Normalise each image over all of (C, H, W), then scale and shift each channel.
+class GroupNorm(nn.GroupNorm):
+    """Layer normalisation: normalise each image over all of (C, H, W), then scale and shift each channel.
 
-    One group makes `GroupNorm` layer normalisation; `nn.LayerNorm` would fix H and W and learn C*H*W scales.
+    That is a group norm of one group; `nn.LayerNorm` would fix H and W and learn C*H*W scales.
     """
-    return nn.GroupNorm(1, channels)
+
+    def __init__(self, channels: int):
+        super().__init__(1, channels)
+
+    def extra_repr(self) -> str:
+        """Print alike with every torch; newer ones add `bias`."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
 class BasicBlock(nn.Module):
@@ -23,14 +29,14 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = layer_norm(out_channels)
+        self.bn1 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = layer_norm(out_channels)
+        self.bn2 = GroupNorm(out_channels)
         nn.init.zeros_(self.bn2.weight)  # each block starts as its shortcut: Goyal et al. 2017 (arXiv:1706.02677)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), layer_norm(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), GroupNorm(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +57,7 @@ class ResNet(nn.Module):
     def __init__(self, blocks: tuple[int, int, int, int], classes: int = 10):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.bn1 = layer_norm(64)
+        self.bn1 = GroupNorm(64)
         self.layer1 = self._layer(64, 64, blocks[0], stride=1)
         self.layer2 = self._layer(64, 128, blocks[1], stride=2)
         self.layer3 = self._layer(128, 256, blocks[2], stride=2)

@@ -32,6 +32,8 @@ def test_the_mode_follows_from_what_is_at_hand(monkeypatch, tmp_path, gpu, weigh
     path = tmp_path / "weights"
     if weights:
         path.touch()
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "results.json").touch()
     assert choose_mode(path, data)[0] == mode
 
 
@@ -44,7 +46,7 @@ def test_variables_override_the_mode(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "mode, data, message",
-    [("fast", REAL, "one of full"), ("full", DRAWN, "needs CIFAR-10"), ("explain", REAL, "not there")],
+    [("fast", REAL, "one of full"), ("full", DRAWN, "needs CIFAR-10"), ("explain", REAL, "results.json")],
 )
 def test_impossible_modes_are_refused(monkeypatch, tmp_path, mode, data, message):
     monkeypatch.setenv("S8_MODE", mode)

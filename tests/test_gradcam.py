@@ -82,6 +82,7 @@ def test_leaves_the_model_as_it_was(model, images):
     "change, message",
     [
         ({"layers": ("layer5",)}, r"unknown layers \['layer5'\]; the model has, .*layer4"),
+        ({"layers": ("linear",)}, r"layers \['linear'\] have no feature maps"),
         ({"class_indices": [1, 2]}, "4 images need as many class indices, got 2"),
         ({"class_indices": [1, 2, 3, 10]}, r"0\.\.9"),
         ({"class_indices": [1, 2, 3, -1]}, r"0\.\.9"),

@@ -18,7 +18,7 @@ def test_has_the_assignments_parameters():
 
 def test_normalises_each_image_over_channels_rows_and_columns(model):
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
-    assert len(norms) == 20 and all(type(norm) is nn.GroupNorm and norm.num_groups == 1 for norm in norms)
+    assert len(norms) == 20 and all(isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 for norm in norms)
     for norm in norms:
         x = torch.randn(3, norm.num_channels, 5, 7)
         expected = F.layer_norm(x, x.shape[1:]) * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)

@@ -2,9 +2,11 @@
 
 import re
 import statistics
+import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 PATH = Path("S8_ResNet18_LayerNorm.ipynb")
 NOTEBOOK = nbformat.read(PATH, as_version=4)
@@ -35,6 +37,28 @@ def test_training_left_one_table():
 def test_shows_twenty_grids():
     (cell,) = [cell for cell in CODE if "plot_cam_grid(" in cell.source]
     assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 20
+
+
+@pytest.mark.parametrize("there, calls", [((), ["git", "pip"]), (("S8",), ["pip"]), (("utils",), ["pip"])])
+def test_setup_in_colab_can_be_run_again(monkeypatch, tmp_path, there, calls):
+    """A restarted runtime is back in /content, beside the clone."""
+    for folder in there:
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torchcam" else name)
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        if command[0] == "git":
+            (tmp_path / "S8").mkdir()
+
+    monkeypatch.setattr("subprocess.run", run)
+    exec(CODE[0].source, {})
+    assert [command[0 if command[0] == "git" else 2] for command in commands] == calls
+    assert commands[-1][-1] == "torchcam"
+    assert Path.cwd().name == (tmp_path.name if "utils" in there else "S8")
 
 
 def test_readme_and_notebook_name_the_same_repository():

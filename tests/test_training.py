@@ -88,5 +88,7 @@ def test_another_seed_draws_other_errors():
     assert not torch.equal(find_misclassified(logits, labels, seed=0)[0], find_misclassified(logits, labels, seed=1)[0])
 
 
-def test_mixed_precision_on_a_cpu_is_bfloat16_or_off():
-    assert native_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+@pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_mixed_precision_on_a_cpu_is_bfloat16_where_native(monkeypatch, native, dtype):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    assert native_dtype(torch.device("cpu")) == dtype

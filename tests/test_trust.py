@@ -88,6 +88,11 @@ def test_mosaics_show_the_class_asked_for_in_its_quarter():
         assert (part == label).all() and len(mosaic.unique()) == 4
 
 
+def test_mosaics_need_four_classes():
+    with pytest.raises(ValueError, match="four classes, got 3"):
+        trust.mosaics(torch.zeros(6, 3, 32, 32), torch.arange(6) % 3, count=1)
+
+
 def test_mosaics_are_explained_in_their_own_size(model):
     maps = trust.explain_mosaics(model, torch.randn(2, 3, 64, 64, generator=GENERATOR), torch.tensor([0, 1]))
     assert {tuple(m.shape) for m in maps.values()} == {(2, 64, 64)}
@@ -96,12 +101,14 @@ def test_mosaics_are_explained_in_their_own_size(model):
 
 
 def test_pointing_rewards_the_evidence_and_gives_constant_maps_chance():
-    maps = torch.zeros(4, 64, 64)
-    maps[:, :32, 32:] = 1
-    quarter = torch.tensor([1, 0, 2, 3])
-    assert trust.pointing_share(maps, quarter).tolist() == [1, 0, 0, 0]
-    assert trust.pointing_share(torch.ones(4, 64, 64), quarter).tolist() == [0.25] * 4
-    assert trust.pointing_share(torch.zeros(4, 64, 64), quarter).tolist() == [0.25] * 4
+    quarter = torch.arange(4).repeat(2)
+    evidence = torch.zeros(8, 64, 64)
+    for row, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        evidence[row, 32 * i : 32 * i + 32, 32 * j : 32 * j + 32] = 1  # of the first mosaic
+    evidence[4:, :32, :32] = 1  # of the second, always the first quarter
+    assert trust.pointing_share(evidence, quarter).tolist() == [1, 0.25]
+    assert trust.pointing_share(torch.ones(8, 64, 64), quarter).tolist() == [0.25] * 2
+    assert trust.pointing_share(torch.zeros(8, 64, 64), quarter).tolist() == [0.25] * 2
 
 
 def test_ranks_follow_the_map_and_scatter_ties():
@@ -154,11 +161,23 @@ def test_stride_2_cells_lie_up_and_left_of_where_upsampling_draws_them(model):
 
 def test_the_summary_marks_the_best_and_names_what_fails():
     noise = 0.01 * torch.randn(50, generator=GENERATOR)
+    good, blind, constant = "Grad-CAM layer4", "Grad-CAM++ layer4", "Grad-CAM layer1"
     measured = {
-        "true class": {"Grad-CAM layer4": 0.3 + noise, "Grad-CAM++ layer4": 0.9 + noise, "random": torch.ones(50)},
-        "pointing": {"Grad-CAM layer4": 0.6 + noise, "Grad-CAM++ layer4": 0.25 + noise, "random": 0.25 - noise},
-        "deletion": {"Grad-CAM layer4": 0.2 + noise, "Grad-CAM++ layer4": 0.5 + noise, "random": 0.4 - noise},
+        "r, true class": {good: 0.3 + noise, blind: 0.9 + noise, constant: noise * torch.nan, "random": torch.ones(50)},
+        "pointing": {good: 0.6 + noise, blind: 0.2 + noise, constant: 0.25 + noise, "random": 0.25 + noise},
+        "deletion": {good: 0.2 + noise, blind: 0.4 + noise, constant: 0.4 + 9 * noise, "random": 0.401 - noise},
     }
-    table = trust.summarize(measured)
-    assert table.loc["Grad-CAM layer4", "true class"] == "0.30 ± 0.00 *"
-    assert table["fails"].tolist() == ["nothing", "true class, pointing, deletion", ""]
+    table = trust.summarize(measured, judged=list(measured))
+    assert table.loc[good, "r, true class"] == "0.30 ± 0.00 *"
+    assert table.loc[good, ["fails", "unclear"]].tolist() == ["", ""]
+    assert table.loc[blind, ["fails", "unclear"]].tolist() == ["r, true class; pointing", "deletion"]
+    assert table.loc[constant, "fails"].startswith("r, true class; pointing")
+    assert table.loc["random", ["fails", "unclear"]].tolist() == ["", ""]
+    assert not trust.summarize(measured, judged=["deletion"]).loc[blind, "fails"]
+    lines = trust.verdict(table).splitlines()
+    assert lines[0] == f"- **{good}** may be read." and "do not read it as a reason" in lines[1]
+
+
+def test_the_table_counts_constant_maps_out():
+    table = trust.tabulate({"map": torch.tensor([1.0, torch.nan, 3.0])})
+    assert table["map"].tolist() == ["2.000", "1.000", "2"]

@@ -20,7 +20,7 @@ def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
     Raises:
         ValueError: if `S8_MODE` is unknown, or needs CIFAR-10 or weights that are not there.
     """
-    real = data.name == "CIFAR-10"
+    real, trained = data.name == "CIFAR-10", weights.exists() and Path("images/results.json").exists()
     if os.environ.get("S8_SMOKE") == "1":
         return "smoke", "S8_SMOKE=1"
     if chosen := os.environ.get("S8_MODE"):
@@ -28,14 +28,14 @@ def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
             raise ValueError(f"S8_MODE={chosen!r} is unknown; use one of {', '.join(MODES)}")
         if chosen in ("full", "explain") and not real:
             raise ValueError(f"S8_MODE={chosen} needs CIFAR-10, not {data.name}: unset it, or get CIFAR-10")
-        if chosen == "explain" and not weights.exists():
-            raise ValueError(f"S8_MODE=explain needs '{weights}', which is not there: unset S8_MODE")
+        if chosen == "explain" and not trained:
+            raise ValueError(f"S8_MODE=explain needs '{weights}' and 'images/results.json': unset S8_MODE")
         return chosen, f"S8_MODE={chosen}"
     if not real:
         return "preview", "there is no CIFAR-10"
     if torch.cuda.is_available():
         return "full", f"there is a GPU, {torch.cuda.get_device_name()}"
-    if weights.exists():
+    if trained:
         return "explain", f"there is no GPU, but there are trained weights, '{weights}'"
     return "preview", "there is neither a GPU nor are there trained weights"
 

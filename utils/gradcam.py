@@ -62,8 +62,11 @@ def compute_cams(
     check_request(model, images, others, layers)
     with torch.enable_grad(), GradCAM(model, list(layers)) as cam, GradCAMPlusPlus(model, list(layers)) as campp:
         scores = model(images.detach().requires_grad_())
-        if not all(0 <= index < scores.shape[1] for index in classes + others):
-            raise ValueError(f"class indices must lie in 0..{scores.shape[1] - 1}, got {classes + others}")
+        for asked in (classes, others):
+            if not all(0 <= index < scores.shape[1] for index in asked):
+                raise ValueError(f"class indices must lie in 0..{scores.shape[1] - 1}, got {asked}")
+        if flat := [layer for layer, values in zip(layers, cam.hook_a, strict=True) if values.ndim != 4]:
+            raise ValueError(f"layers {flat} have no feature maps (N, K, h, w)")
         if against is not None:
             scores = scores - scores.gather(1, torch.tensor(others, device=scores.device)[:, None])
         maps = {

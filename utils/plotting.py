@@ -35,17 +35,15 @@ DIGITS = {  # of the training table's columns
 
 
 def save_figure(figure: Figure, path: Path) -> Picture:
-    """Write the figure as a palette PNG, whole or not at all, and return it for display."""
+    """Write the figure, whole or not at all, and return it for display: a palette PNG, or a JPEG for many photographs."""
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
     plt.close(figure)
-    picture = Image.open(buffer).convert("RGB")
-    palette = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.NEAREST).quantize(
-        256, kmeans=1
-    )
-    picture = picture.quantize(palette=palette, dither=Image.Dither.NONE)  # a third of the size, and looks the same
-    write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
-    return Picture(filename=path)
+    picture, kind = Image.open(buffer).convert("RGB"), {".png": "PNG", ".jpg": "JPEG"}[path.suffix]
+    if kind == "PNG":
+        picture = picture.quantize(256, kmeans=1)  # a third of the size
+    write_atomically(path, lambda name: picture.save(name, format=kind, quality=90, optimize=True))
+    return Picture(filename=path, alt=path.stem)
 
 
 def history_table(history: list[dict]) -> pd.DataFrame:
@@ -121,7 +119,7 @@ def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str)
         + [overlay(image, cams[method][layer]) for method in METHODS]
         for layer in LAYERS
     ]
-    figure, axes = tile(rows, title, colorbar=True)
+    figure, axes = tile(rows, title, "evidence for the predicted class, each map scaled to 0-1")
     names = list(METHODS.values())
     columns = ["original", *[f"{name}\nheatmap" for name in names], *[f"{name}\nmask" for name in names]]
     set_labels(axes, columns, [f"{layer}\n{tuple(cams['gradcam'][layer].shape)}" for layer in LAYERS])
@@ -134,7 +132,7 @@ def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], title
         [to_rgb(image[None])[0]] + [overlay(image, cams[method][layer][row]) for method in METHODS for layer in LAYERS]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title)
+    figure, axes = tile(rows, title, "evidence for the predicted class, each map scaled to 0-1")
     set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
     return figure
 
@@ -146,15 +144,14 @@ def plot_classes(images: Tensor, maps: dict[str, Maps], titles: Sequence[str], t
         [to_rgb(image[None])[0]] + [overlay(image, maps[kind][name][row]) for name in names for kind in maps]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title)
-    set_labels(
-        axes, ["original", *[f"{name.replace(' ', chr(10))}\n{kind}" for name in names for kind in maps]], titles
-    )
+    figure, axes = tile(rows, title, "evidence, each map scaled to 0-1")
+    columns = [f"{method}\nlayer4\n{kind}" for method in METHODS.values() for kind in maps]
+    set_labels(axes, ["original", *columns], titles)
     return figure
 
 
 def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tensor], title: str) -> Figure:
-    """Plot {stage: {map: rank correlation}} and the mean deletion and insertion curves {map: (2, steps + 1)}."""
+    """Plot {stage: {map: rank correlation}} and deletion and insertion curves {map: (2, steps + 1, N)}."""
     figure, (left, *others) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
     styles |= {
@@ -166,7 +163,10 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
     left.tick_params(axis="x", rotation=30)
     for row, (axis, kind) in enumerate(zip(others, ("blurred (deletion)", "kept (insertion)"), strict=True)):
         for name, curve in curves.items():
-            axis.plot(torch.linspace(0, 100, curve.shape[1]), curve[row], label=name, **styles[name])
+            share, mean = torch.linspace(0, 100, curve.shape[1]), curve[row].mean(1)
+            error = curve[row].std(1) / curve.shape[2] ** 0.5
+            axis.plot(share, mean, label=name, **styles[name])
+            axis.fill_between(share, mean - error, mean + error, color=styles[name]["color"], alpha=0.1, lw=0)
         axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
     for axis in (left, *others):
         axis.grid(alpha=0.3)
@@ -187,12 +187,12 @@ def heatmap(cam: Tensor) -> np.ndarray:
 
 
 def overlay(image: Tensor, cam: Tensor) -> np.ndarray:
-    """Lay the coloured map (h, w) over half of the image (3, 32, 32): (96, 96, 3)."""
+    """Blend the coloured map (h, w) with the image (3, 32, 32) in grey, so that all colour is the map's."""
     colours = COLORMAP(place_on_image(cam[None], 32, ZOOM)[0].cpu().numpy())[..., :3]
-    return 0.5 * to_rgb(image[None])[0] + 0.5 * colours
+    return 0.5 * to_rgb(image[None])[0].mean(-1, keepdims=True) + 0.5 * colours
 
 
-def tile(rows: Sequence, title: str, colorbar: bool = False) -> tuple[Figure, plt.Axes]:
+def tile(rows: Sequence, title: str, colorbar: str = "") -> tuple[Figure, plt.Axes]:
     """Draw rows of equal tiles (H, W, 3), with gaps between them, as one image: far faster than one axes a tile."""
     height, width = np.shape(rows[0][0])[:2]
     canvas = np.ones((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3))
@@ -200,15 +200,15 @@ def tile(rows: Sequence, title: str, colorbar: bool = False) -> tuple[Figure, pl
         for c, cell in enumerate(row):
             canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
     size = np.array([canvas.shape[1], canvas.shape[0]]) / 77  # 100 dots per inch, 77 % of the figure for the axes
-    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * colorbar, size[1]))
+    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * bool(colorbar), size[1]))
     axes.imshow(canvas, interpolation="antialiased")
     axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
     axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     if colorbar:
-        bar = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, shrink=0.6, pad=0.02)
-        bar.set_label("evidence for the predicted class, each map scaled to 0-1", fontsize=8)
+        bar = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, shrink=min(0.6, 6 / size[1]), aspect=15, pad=0.02)
+        bar.set_label(colorbar, fontsize=8)
     axes.set_title(title, fontsize=12)
     return figure, axes
 

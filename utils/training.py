@@ -12,18 +12,17 @@ CHECK_EVERY = 50  # steps between looks at the losses; each look waits for the G
 def native_dtype(device: torch.device) -> torch.dtype:
     """Choose the precision for mixed-precision training that the device computes fastest.
 
-    bfloat16 where it is native, float16 on older GPUs (with `torch.amp.GradScaler`), float32 on older CPUs.
+    bfloat16 where it is native, float16 on older GPUs (with `torch.amp.GradScaler`), float32 on other CPUs.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None):
-    """Train once on every batch (N, 3, 32, 32); return the mean loss and the accuracy in % over its images.
+    """Train on all batches (N, 3, 32, 32) in `dtype`; return the mean loss and the accuracy in % over their images.
 
-    Raises:
-        FloatingPointError: if a loss or a gradient is not finite; it names epoch, step and layer.
+    Epochs count from 0; in that one `warmup`, a scheduler, steps with every batch. Raises what `check_finite` does.
     """
     model.train()
     device, losses, correct, seen = next(model.parameters()).device, [], 0, 0

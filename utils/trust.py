@@ -16,7 +16,8 @@ from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_to_unit
 
 Maps = dict[str, Tensor]
-LOWER_IS_BETTER = ("true class", "randomised", "deletion", "repair by true")
+CORRELATIONS = ("r, true class", "r, randomised")
+LOWER_IS_BETTER = (*CORRELATIONS, "deletion", "repair by true")
 BASELINES = ("random", "centre blob", "edges")
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 
@@ -73,7 +74,7 @@ def torchcam_pp(model: nn.Module, images: Tensor, classes: list[int]) -> dict[st
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Return Spearman's correlation of each pair of maps (N, H, W): (N,), NaN where a map is constant."""
-    ranks = [rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (first, second)]
+    ranks = [rankdata(maps.flatten(1).cpu().double().numpy(), axis=1) for maps in (first, second)]
     a, b = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
@@ -99,9 +100,14 @@ def mosaics(images: Tensor, labels: Tensor, count: int, seed: int = 0) -> tuple[
 
     Returns:
         mosaics (4 count, 3, 2 H, 2 W), the class asked for (4 count,), and the quarter 0..3 that shows it (4 count,).
+
+    Raises:
+        ValueError: if the labels (N,) hold fewer than four classes.
     """
     rng = np.random.default_rng(seed)
     known = labels.unique().numpy()
+    if len(known) < 4:
+        raise ValueError(f"mosaics need images of four classes, got {len(known)}")
     picks = []
     for _ in range(count):
         chosen = rng.choice(known, 4, replace=False)
@@ -120,16 +126,19 @@ def explain_mosaics(model: nn.Module, images: Tensor, classes: Tensor) -> Maps:
 
 
 def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
-    """Return the share of each map (N, 2 H, 2 W) inside its quarter: (N,); chance, and a map of zeros, is 0.25."""
+    """Return the share of maps (4 N, 2 H, 2 W) inside their quarters, averaged over the four asked of a mosaic: (N,).
+
+    Chance, and the share of a map of zeros, is 0.25.
+    """
     height, width = maps.shape[1] // 2, maps.shape[2] // 2
     sums = maps.unflatten(1, (2, height)).unflatten(3, (2, width)).sum((2, 4)).flatten(1)  # (N, 4)
     total = sums.sum(1)
     inside = sums.gather(1, quarter[:, None].to(sums.device))[:, 0]
-    return torch.where(total > 0, inside / total.clamp(min=1e-12), 0.25).cpu()
+    return torch.where(total > 0, inside / total.clamp(min=1e-12), 0.25).view(-1, 4).mean(1).cpu()
 
 
 def blur(images: Tensor) -> Tensor:
-    """Blur images until their evidence is gone, but not their colours: a Gaussian of 5 pixels."""
+    """Blur images so that shapes are gone, but not colours: a Gaussian of 5 pixels."""
     return gaussian_blur(images, kernel_size=[21, 21], sigma=[5.0, 5.0])
 
 
@@ -188,28 +197,56 @@ def cell_offset(model: nn.Module, images: Tensor, layer: str) -> tuple[float, fl
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Return the mean of the values that are not NaN, and its standard error."""
+    """Return the mean of the values that are not NaN, and its standard error, NaN where too few are left."""
     known = values[~values.isnan()].double()
-    return known.mean().item(), (known.std() / len(known) ** 0.5).item()
+    return known.mean().item(), (known.std() / len(known) ** 0.5).item() if len(known) > 1 else np.nan
 
 
-def summarize(measured: dict[str, dict[str, Tensor]]) -> pd.DataFrame:
+def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
+    """Tabulate {map: value per image (N,)} as mean, standard error and count, constant maps left out."""
+    table = {}
+    for name, value in values.items():
+        mean, error = mean_and_error(value)
+        table[name] = (f"{mean:.3f}", f"{error:.3f}", str(int((~value.isnan()).sum())))
+    return pd.DataFrame(table, index=["mean", "standard error", "counted"])
+
+
+def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *.
 
-    The last column names what a map fails: a rank correlation above 0.5 with the map of another class or of random
-    weights, or a measurement that is not two standard errors better than that of random maps.
+    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 or a score
+    no better than that of random maps, and those where it is better, but by less than two standard errors.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
-    table, fails = pd.DataFrame(), {}
+    table, fails, unclear = pd.DataFrame(), {}, {}
     for check, values in measured.items():
         sign = -1 if check in LOWER_IS_BETTER else 1
-        best = max(explained, key=lambda name: sign * mean_and_error(values[name])[0])
+        scores = {name: sign * mean_and_error(value)[0] for name, value in values.items()}
+        best = max(explained, key=lambda name: np.nan_to_num(scores[name], nan=-np.inf))  # noqa: B023
         for name, value in values.items():
-            mean, error = mean_and_error(value)
-            table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
-            gain, spread = mean_and_error(sign * (value - values["random"]))
-            failed = mean > 0.5 if check in ("true class", "randomised") else gain < 2 * spread
-            fails.setdefault(name, []).extend([check] if failed and name in explained else [])
+            table.loc[name, check] = "{:.2f} ± {:.2f}".format(*mean_and_error(value)) + (" *" if name == best else "")
+            gain, error = mean_and_error(sign * (value - values["random"]))
+            passed = mean_and_error(value)[0] <= 0.5 if check in CORRELATIONS else gain > 0
+            if name in explained and check in judged and not passed:
+                fails.setdefault(name, []).append(check)
+            elif name in explained and check in judged and not gain >= 2 * error:
+                unclear.setdefault(name, []).append(check)
+    columns = {"fails": fails, "unclear": unclear}
     return table.assign(
-        fails=[", ".join(fails[name]) or ("nothing" if name in explained else "") for name in table.index]
+        **{column: ["; ".join(of.get(name, [])) for name in table.index] for column, of in columns.items()}
     )
+
+
+def verdict(summary: pd.DataFrame) -> str:
+    """Say in Markdown which maps to read and which not, from the last two columns of a summary."""
+    lines = []
+    for name, row in summary[summary.index.str.contains("CAM")].iterrows():
+        if "r, true class" in row["fails"]:
+            advice = "shows what stands out in the image, not what speaks for a class: do not read it as a reason"
+        elif row["fails"]:
+            advice = "is not to be relied on"
+        else:
+            advice = "may be read" + (", with care" if row["unclear"] else "")
+        details = [f"{column}: {row[column]}" for column in ("fails", "unclear") if row[column]]
+        lines.append(f"- **{name}** {advice}" + (f" ({'. '.join(details)})." if details else "."))
+    return "\n".join(lines)

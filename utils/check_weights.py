@@ -1,4 +1,4 @@
-"""Test the published weights and compare with the published figures, no GPU needed: python -m utils.evaluate"""
+"""Test the published weights and compare with the published figures, no GPU needed: python -m utils.check_weights"""
 
 import json
 import os

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import ResNet18
-from utils import evaluate
+from utils import check_weights
 from utils.checkpoint import save_weights
 from utils.data import eval_loader
 from utils.standin import draw_shapes
@@ -18,19 +18,21 @@ IMAGES, LABELS, _ = draw_shapes(20, seed=0)
 @pytest.fixture
 def published(monkeypatch, tmp_path):
     """Weights and their figures on a small test set."""
-    monkeypatch.setattr(evaluate, "WEIGHTS", tmp_path / "weights.safetensors")
-    monkeypatch.setattr(evaluate, "RESULTS", tmp_path / "results.json")
-    monkeypatch.setattr(evaluate, "load_cifar10", lambda root: SimpleNamespace(test_images=IMAGES, test_labels=LABELS))
+    monkeypatch.setattr(check_weights, "WEIGHTS", tmp_path / "weights.safetensors")
+    monkeypatch.setattr(check_weights, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(
+        check_weights, "load_cifar10", lambda root: SimpleNamespace(test_images=IMAGES, test_labels=LABELS)
+    )
     torch.manual_seed(0)
     model = ResNet18()
-    save_weights(evaluate.WEIGHTS, model)
+    save_weights(check_weights.WEIGHTS, model)
     figures = score(*predict(model, eval_loader(IMAGES, LABELS)))
-    evaluate.RESULTS.write_text(json.dumps({"published": figures}))
+    check_weights.RESULTS.write_text(json.dumps({"published": figures}))
     return figures
 
 
 def test_agrees_with_the_published_figures(published, capsys):
-    evaluate.main()
+    check_weights.main()
     assert f"{published['accuracy']:.4f}" in capsys.readouterr().out
 
 
@@ -44,17 +46,17 @@ def test_agrees_with_the_published_figures(published, capsys):
     ],
 )
 def test_results_that_do_not_match_are_refused(published, results, message):
-    evaluate.RESULTS.unlink()
+    check_weights.RESULTS.unlink()
     if results:
-        evaluate.RESULTS.write_text(results)
+        check_weights.RESULTS.write_text(results)
     with pytest.raises(SystemExit, match=message):
-        evaluate.main()
+        check_weights.main()
 
 
 def test_missing_weights_are_refused(published):
-    evaluate.WEIGHTS.unlink()
+    check_weights.WEIGHTS.unlink()
     with pytest.raises(SystemExit, match="no weights"):
-        evaluate.main()
+        check_weights.main()
 
 
 def test_scores_are_those_of_the_definitions():
