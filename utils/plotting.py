@@ -35,7 +35,7 @@ DIGITS = {  # of the training table's columns
 
 
 def save_figure(figure: Figure, path: Path) -> Picture:
-    """Write the figure, whole or not at all, and return it for display: a palette PNG, or a JPEG for many photographs."""
+    """Write the figure, whole or not at all, as a palette PNG or a JPEG, and return it for display."""
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
     plt.close(figure)
