@@ -15,6 +15,12 @@ def test_quotes_the_measured_accuracy():
     assert quoted == f"{RESULTS['test']['accuracy']:.2f}"
 
 
+@pytest.mark.parametrize("method", ["Grad-CAM ", "Grad-CAM++ "])
+def test_quotes_the_measured_correlations(method):
+    means = [mean for name, (mean, _) in RESULTS["trust"]["r, true class"].items() if name.startswith(method)]
+    assert f"{min(means):.2f} to {max(means):.2f}" in README
+
+
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
 def test_links_lead_somewhere(path):
     assert Path(path).exists()
