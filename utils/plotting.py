@@ -34,15 +34,18 @@ DIGITS = {  # of the training table's columns
 }
 
 
-def save_figure(figure: Figure, path: Path) -> Picture:
-    """Write the figure, whole or not at all, as a palette PNG or a JPEG, and return it for display."""
+def save_figure(figure: Figure, path: Path, palette: bool = True) -> Picture:
+    """Write the figure as a PNG, whole or not at all, and return it for display.
+
+    A palette of 256 colours makes the file a third of the size; many photographs together need more colours.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
     plt.close(figure)
-    picture, kind = Image.open(buffer).convert("RGB"), {".png": "PNG", ".jpg": "JPEG"}[path.suffix]
-    if kind == "PNG":
-        picture = picture.quantize(256, kmeans=1)  # a third of the size
-    write_atomically(path, lambda name: picture.save(name, format=kind, quality=90, optimize=True))
+    picture = Image.open(buffer).convert("RGB")
+    if palette:
+        picture = picture.quantize(256, kmeans=1)
+    write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
     return Picture(filename=path, alt=path.stem)
 
 
@@ -200,7 +203,8 @@ def tile(rows: Sequence, title: str, colorbar: str = "") -> tuple[Figure, plt.Ax
         for c, cell in enumerate(row):
             canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
     size = np.array([canvas.shape[1], canvas.shape[0]]) / 77  # 100 dots per inch, 77 % of the figure for the axes
-    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * bool(colorbar), size[1]))
+    dpi = 100 if len(rows) < 10 else 72  # a sheet as wide as a page of GitHub
+    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * bool(colorbar), size[1]), dpi=dpi)
     axes.imshow(canvas, interpolation="antialiased")
     axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
