@@ -58,8 +58,7 @@ def compute_cams(
     """
     classes = [int(index) for index in class_indices]
     others = classes if against is None else [int(index) for index in against]
-    check_request(model, images, classes, layers)
-    check_request(model, images, others, layers)
+    check_request(model, images, (classes, others), layers)
     with torch.enable_grad(), GradCAM(model, list(layers)) as cam, GradCAMPlusPlus(model, list(layers)) as campp:
         scores = model(images.detach().requires_grad_())
         for asked in (classes, others):
@@ -83,15 +82,16 @@ def compute_cams(
     }
 
 
-def check_request(model: nn.Module, images: Tensor, classes: list[int], layers: Sequence[str]) -> None:
+def check_request(model: nn.Module, images: Tensor, requests: Sequence[list[int]], layers: Sequence[str]) -> None:
     """Raise a ValueError that says what to change if `compute_cams` cannot explain this."""
     known = [name for name, _ in model.named_modules() if name]
     if unknown := [layer for layer in layers if layer not in known]:
         raise ValueError(f"unknown layers {unknown}; the model has, among others, {[n for n in known if '.' not in n]}")
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"expected at least one image, (N, 3, 32, 32), got {tuple(images.shape)}")
-    if len(classes) != len(images):
-        raise ValueError(f"{len(images)} images need as many class indices, got {len(classes)}")
+    for classes in requests:
+        if len(classes) != len(images):
+            raise ValueError(f"{len(images)} images need as many class indices, got {len(classes)}")
     if not images.isfinite().all():
         raise ValueError("the images hold NaN or infinity; normalise finite pixels")
 

@@ -89,7 +89,12 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
 def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
     """Return the mean cross-entropy in nats and the accuracy in % over all images of the loader."""
     logits, labels = predict(model, loader, dtype)
-    return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).double().mean().item()
+    return F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the percentage of logits (N, 10) whose largest is at the label (N,)."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -99,7 +104,7 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """
     calibration = multiclass_calibration_error(logits.softmax(1), labels, num_classes=10, n_bins=15)
     return {
-        "accuracy": 100 * (logits.argmax(1) == labels).double().mean().item(),
+        "accuracy": accuracy(logits, labels),
         "cross-entropy": F.cross_entropy(logits, labels).item(),
         "calibration error": calibration.item(),
     }

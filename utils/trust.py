@@ -221,15 +221,16 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     table, fails, unclear = pd.DataFrame(), {}, {}
     for check, values in measured.items():
         sign = -1 if check in LOWER_IS_BETTER else 1
-        scores = {name: sign * mean_and_error(value)[0] for name, value in values.items()}
-        best = max(explained, key=lambda name: np.nan_to_num(scores[name], nan=-np.inf))  # noqa: B023
-        for name, value in values.items():
-            table.loc[name, check] = "{:.2f} ± {:.2f}".format(*mean_and_error(value)) + (" *" if name == best else "")
-            gain, error = mean_and_error(sign * (value - values["random"]))
-            passed = mean_and_error(value)[0] <= 0.5 if check in CORRELATIONS else gain > 0
-            if name in explained and check in judged and not passed:
+        known = {name: mean_and_error(value) for name, value in values.items()}
+        best = max(explained, key=lambda name: np.nan_to_num(sign * known[name][0], nan=-np.inf))  # noqa: B023
+        for name, (mean, error) in known.items():
+            table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
+            if name not in explained or check not in judged:
+                continue
+            gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
+            if not (mean <= 0.5 if check in CORRELATIONS else gain > 0):
                 fails.setdefault(name, []).append(check)
-            elif name in explained and check in judged and not gain >= 2 * error:
+            elif not gain >= 2 * gain_error:
                 unclear.setdefault(name, []).append(check)
     columns = {"fails": fails, "unclear": unclear}
     return table.assign(
