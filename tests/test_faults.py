@@ -476,8 +476,8 @@ def test_the_notebook_writes_to_its_output_folder_and_weights_in_full_mode_only(
 def test_two_runs_with_one_seed_are_identical(tmp_path):
     ends = []
     for name in ("one", "two"):
-        parts, loaders = prepare("AdamW")
-        history = run(tmp_path / name / "checkpoint.pt", "AdamW", parts, loaders, epochs=2)
+        parts, loaders = prepare("Muon")
+        history = run(tmp_path / name / "checkpoint.pt", "Muon", parts, loaders, epochs=2)
         lines = [line.get_xydata().tolist() for axes in plot_curves(history, "").axes for line in axes.lines]
         ends.append((history, lines, parts["model"].state_dict()))
     assert identical(*ends)
@@ -497,9 +497,9 @@ def uninterrupted(tmp_path_factory) -> dict[bool, tuple[list[dict], dict]]:
     """Train three epochs, without and with a gradient scaler."""
     ends = {}
     for scaled in (False, True):
-        parts, loaders = prepare("AdamW", scaled)
+        parts, loaders = prepare("Muon", scaled)
         path = tmp_path_factory.mktemp("whole") / "run" / "checkpoint.pt"
-        ends[scaled] = run(path, "AdamW", parts, loaders, epochs=3), parts["model"].state_dict()
+        ends[scaled] = run(path, "Muon", parts, loaders, epochs=3), parts["model"].state_dict()
     return ends
 
 
@@ -520,7 +520,7 @@ INTERRUPTS = {  # after which call of what: in the second epoch of ten steps
 @pytest.mark.parametrize("moment", INTERRUPTS)
 def test_an_interrupted_run_continues_in_the_same_process(moment, scaled, uninterrupted, tmp_path, monkeypatch):
     path = tmp_path / "run" / "checkpoint.pt"
-    parts, loaders = prepare("AdamW", scaled)
+    parts, loaders = prepare("Muon", scaled)
     owner, method, call = INTERRUPTS[moment]
     original, calls = getattr(owner(parts), method), iter(range(1, 1000))
 
@@ -532,14 +532,14 @@ def test_an_interrupted_run_continues_in_the_same_process(moment, scaled, uninte
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner(parts), method, interrupted)
-        run(path, "AdamW", parts, loaders, epochs=3)
-    history = run(path, "AdamW", parts, loaders, epochs=3)
+        run(path, "Muon", parts, loaders, epochs=3)
+    history = run(path, "Muon", parts, loaders, epochs=3)
     assert identical((history, parts["model"].state_dict()), uninterrupted[scaled])
 
 
 def test_curves_so_far_can_be_plotted_after_an_interrupt(tmp_path):
-    parts, loaders = prepare("AdamW")
-    history = run(tmp_path / "run" / "checkpoint.pt", "AdamW", parts, loaders, epochs=1)
+    parts, loaders = prepare("Muon")
+    history = run(tmp_path / "run" / "checkpoint.pt", "Muon", parts, loaders, epochs=1)
     assert plot_curves([], "before the first epoch").axes
     assert plot_curves(history, "so far").axes
 

@@ -19,10 +19,11 @@ def native_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None):
+def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None, smoothing=0.0):
     """Train on all batches (N, 3, 32, 32) in `dtype`; return the mean loss and the accuracy in % over their images.
 
-    Epochs count from 0; in that one `warmup`, a scheduler, steps with every batch. Raises what `check_finite` does.
+    The loss is the cross-entropy with labels smoothed by `smoothing`. Epochs count from 0; in that one `warmup`, a
+    scheduler, steps with every batch. Raises what `check_finite` does.
     """
     model.train()
     device, losses, correct, seen = next(model.parameters()).device, [], 0, 0
@@ -31,7 +32,7 @@ def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None)
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -20,8 +20,8 @@ KILLS = 36
 PHASES = {"step": "in a training step", "evaluation": "in an evaluation", "checkpoint": "while a checkpoint is written"}
 RUNS = (
     ("SGD", False),
-    ("AdamW", False),
-    ("AdamW", True),
+    ("Muon", False),
+    ("Muon", True),
 )  # optimizer, and whether each kill loses the local files, so that S8_DRIVE brings them back
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     counts = {phase: {"kills": 0, "half": 0, "intact": 0, "identical": 0} for phase in PHASES}
     complete, kills = 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        whole = {name: run_whole(Path(folder, name, "run", "checkpoint.pt"), name) for name in ("SGD", "AdamW")}
+        whole = {name: run_whole(Path(folder, name, "run", "checkpoint.pt"), name) for name in ("SGD", "Muon")}
         while kills < KILLS:
             optimizer, lose = RUNS[complete % len(RUNS)]
             reference, lasts = whole[optimizer]

@@ -10,12 +10,13 @@ from torch.utils.data import DataLoader
 
 from utils.checkpoint import resume, save_checkpoint
 from utils.data import eval_loader, train_loader
+from utils.muon import Muon
 from utils.standin import draw_shapes
 from utils.training import evaluate, train_one_epoch
 
 OPTIMIZERS = {
-    "SGD": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9, nesterov=True),
-    "AdamW": lambda parameters: torch.optim.AdamW(parameters, 3e-3, weight_decay=0.05),
+    "SGD": lambda model: torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True),
+    "Muon": lambda model: Muon(model, 0.02, 3e-3, 0.05, torch.float32),
 }
 
 
@@ -45,7 +46,7 @@ def prepare(name: str, scaled: bool = True, ballast: int = 0) -> tuple[dict, tup
     validation_batches = eval_loader(*draw(1_000, seed=1)[:2], batch_size=1_000)
     model = small_model()
     model.register_buffer("ballast", torch.rand(ballast))
-    optimizer = OPTIMIZERS[name](model.parameters())
+    optimizer = OPTIMIZERS[name](model)
     parts = {
         "model": model,
         "optimizer": optimizer,
