@@ -24,11 +24,13 @@ from models import ResNet18
 from utils.checkpoint import write_json
 from utils.data import load_data, train_loader
 from utils.environment import describe_environment
+from utils.muon import Muon
 from utils.training import native_dtype, train_one_epoch
 from utils.transforms import train_transform
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPOCH_IMAGES = 45_000  # what the notebook trains on
+BATCH_SIZES = {"assignment": 128, "repository": 256}
 GFLOP_PER_IMAGE = 5.745  # 0.958 GMAC forward, twice that backward, 2 FLOP a MAC
 
 
@@ -53,7 +55,7 @@ class TimedLoader:
     """
 
     def __init__(self, loader: DataLoader, steps: int):
-        self.sampler, self.steps, self.waited = loader.sampler, steps, 0.0
+        self.sampler, self.batch_size, self.steps, self.waited = loader.sampler, loader.batch_size, steps, 0.0
         self.batches = (batch for _ in itertools.count() for batch in loader)
 
     def __len__(self) -> int:
@@ -94,9 +96,11 @@ def repository_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> t
     workers, dtype = min(16, os.cpu_count()) if DEVICE.type == "cuda" else 0, native_dtype(DEVICE)
     loader = train_loader(images, labels, batch_size, seed=0, workers=workers)
     model = ResNet18().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = Muon(model, rate=0.03, adamw_rate=2e-3, weight_decay=0.05, dtype=dtype)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-    return loader, lambda batches, epoch: train_one_epoch(model, batches, optimizer, scaler, epoch, dtype)
+    return loader, lambda batches, epoch: train_one_epoch(
+        model, batches, optimizer, scaler, epoch, dtype, smoothing=0.1
+    )
 
 
 def measure(train: Callable, batches: TimedLoader, epoch: int) -> tuple[float, float, float]:
@@ -126,21 +130,24 @@ def summarize(seconds: list[float], waited: list[float], memory: list[float], im
     }
 
 
-def main(repeats: int = 5, cpu_steps: int = 10, batch_size: int = 128) -> dict:
+def main(repeats: int = 5, cpu_images: int = 1_280) -> dict:
     """Measure both ways in turn, after one repeat of each that does not count; print and save runs/train_speed.json."""
     data = load_data()
     images, labels = data.train_images[:EPOCH_IMAGES], data.train_labels[:EPOCH_IMAGES]
-    steps = len(images) // batch_size if DEVICE.type == "cuda" else cpu_steps
+    count = len(images) if DEVICE.type == "cuda" else cpu_images
     torch.manual_seed(0)
-    ways = [way(images, labels, batch_size) for way in (assignment_way, repository_way)]
-    ways = [(train, TimedLoader(loader, steps)) for loader, train in ways]
+    ways = []
+    for way, batch_size in zip((assignment_way, repository_way), BATCH_SIZES.values(), strict=True):
+        loader, train = way(images, labels, min(batch_size, count))
+        ways.append((train, TimedLoader(loader, max(1, count // batch_size))))
     runs = [[measure(*way, epoch) for way in ways] for epoch in range(repeats + 1)][1:]
-    table = [summarize(*zip(*way, strict=True), steps * batch_size) for way in zip(*runs, strict=True)]
-    results = dict(zip(("assignment", "repository"), table, strict=True))
+    seen = [len(batches) * batches.batch_size for _, batches in ways]
+    table = [summarize(*zip(*way, strict=True), n) for way, n in zip(zip(*runs, strict=True), seen, strict=True)]
+    results = dict(zip(BATCH_SIZES, table, strict=True))
     print(pd.DataFrame(results).to_string(float_format="{:,.2f}".format))
-    ratios = [slow[0] / fast[0] for slow, fast in runs]
-    method = f"medians of {repeats} repeats in turn, {steps} steps of {batch_size} images each"
-    if steps < EPOCH_IMAGES // batch_size:
+    ratios = [slow[0] / seen[0] / (fast[0] / seen[1]) for slow, fast in runs]
+    method = f"medians of {repeats} repeats in turn, {seen[0]:,} and {seen[1]:,} images in batches of 128 and 256"
+    if count < EPOCH_IMAGES:
         method += f", extrapolated to {EPOCH_IMAGES:,} images"
     facts = {"ratio": statistics.median(ratios), "ratios": ratios, "method": method, "data": data.name}
     facts["memory"] = "GPU, with the other way's idle model" if DEVICE.type == "cuda" else "whole process, both ways"

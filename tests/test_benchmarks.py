@@ -15,7 +15,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_train_speed_times_both_ways(tmp_path):
-    results = train_speed.main(repeats=1, cpu_steps=1, batch_size=4)
+    results = train_speed.main(repeats=1, cpu_images=4)
     assert json.loads((tmp_path / "runs/train_speed.json").read_text()) == results
     for way in ("assignment", "repository"):
         assert results[way]["images/s"] * results[way]["seconds per epoch"] == pytest.approx(train_speed.EPOCH_IMAGES)

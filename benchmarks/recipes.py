@@ -1,0 +1,139 @@
+"""Train recipes that differ from the notebook's in one thing: python -m benchmarks.recipes NAME SEED [NAME SEED ...]
+
+NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to
+benchmarks/recipes/ and continues from its checkpoint in runs/recipes/. The environment variables `RECIPE_EPOCHS` and
+`RECIPE_IMAGES` shorten it. The test set is not looked at.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import albumentations as A
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
+
+from models import ResNet18
+from utils.checkpoint import resume, save_checkpoint, write_json
+from utils.data import eval_loader, load_data, stratified_sample, train_loader
+from utils.environment import describe_environment
+from utils.muon import Muon
+from utils.training import evaluate, native_dtype, train_one_epoch
+
+NOTEBOOK = {
+    "optimizer": "Muon",
+    "rate": 0.03,
+    "AdamW rate": 2e-3,
+    "weight decay": 0.05,
+    "label smoothing": 0.1,
+    "batch size": 256,
+    "factor": 0.5,
+    "patience": 2,
+    "norm": "layer",
+    "zero-initialised last scales": True,
+    "flip": False,
+}
+RECIPES = {
+    "notebook": {},
+    "batch_norm": {"norm": "batch"},
+    "flip": {"flip": True},
+    "no_plateau": {"patience": 1_000},
+    "adamw": {"optimizer": "AdamW", "rate": 1e-3},
+    "sgd": {"optimizer": "SGD", "rate": 0.1, "weight decay": 5e-4},
+    "no_smoothing": {"label smoothing": 0.0},
+    "no_decay": {"weight decay": 0.0},
+    "usual_last_scales": {"zero-initialised last scales": False},
+    "batch_128": {"batch size": 128},
+    "half_rate": {"rate": 0.015},
+    "double_rate": {"rate": 0.06},
+    "double_decay": {"weight decay": 0.1},
+    "patience_1": {"patience": 1},
+    "patience_4": {"patience": 4},
+}
+
+
+def build(recipe: dict) -> nn.Module:
+    """Return the network with the recipe's normalisation and initialisation."""
+    if recipe["norm"] == "batch":
+        with mock.patch("models.resnet.GroupNorm", nn.BatchNorm2d):
+            model = ResNet18()
+    else:
+        model = ResNet18()
+    if not recipe["zero-initialised last scales"]:
+        for name, weight in model.named_parameters():
+            if name.endswith("bn2.weight"):
+                nn.init.ones_(weight)
+    return model
+
+
+def make_optimizer(model: nn.Module, recipe: dict, dtype: torch.dtype) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer."""
+    rate, decay = recipe["rate"], recipe["weight decay"]
+    if recipe["optimizer"] == "Muon":
+        return Muon(model, rate, recipe["AdamW rate"], decay, dtype)
+    if recipe["optimizer"] == "AdamW":
+        return torch.optim.AdamW(model.parameters(), rate, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)
+
+
+def train(name: str, seed: int) -> None:
+    """Train one recipe as the notebook does, and log every epoch."""
+    epochs, count = int(os.environ.get("RECIPE_EPOCHS", 40)), int(os.environ.get("RECIPE_IMAGES", 45_000))
+    recipe, data = NOTEBOOK | RECIPES[name], load_data()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, workers = native_dtype(device), 5 if device.type == "cuda" else 0
+    validation = stratified_sample(data.train_labels, 5_000, seed)
+    rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
+    chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]
+    batches = train_loader(data.train_images[chosen], data.train_labels[chosen], recipe["batch size"], seed, workers)
+    if recipe["flip"]:
+        batches.dataset.augment = A.Compose([A.HorizontalFlip(), *batches.dataset.augment.transforms])
+    held_out = eval_loader(data.train_images[validation], data.train_labels[validation])
+
+    torch.manual_seed(seed)
+    model = build(recipe).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe, dtype)
+    warmup = LinearLR(optimizer, 0.01, total_iters=len(batches))
+    scheduler = ReduceLROnPlateau(optimizer, "min", recipe["factor"], recipe["patience"])
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    parts = {"model": model, "optimizer": optimizer, "warmup": warmup, "scheduler": scheduler, "scaler": scaler}
+
+    config = recipe | {"seed": seed, "epochs": epochs, "train images": count}
+    run = f"{name}-seed{seed}-{epochs}x{count}"
+    checkpoint = Path(f"runs/recipes/{run}/checkpoint.pt")
+    history = resume(checkpoint, config, **parts)
+    for epoch in range(len(history), epochs):
+        start = time.perf_counter()
+        loss, accuracy = train_one_epoch(
+            model, batches, optimizer, scaler, epoch, dtype, warmup, recipe["label smoothing"]
+        )
+        row = {"epoch": epoch + 1, "learning rate": optimizer.param_groups[0]["lr"]}
+        row |= {"train loss": loss, "train accuracy": accuracy}
+        row["validation loss"], row["validation accuracy"] = evaluate(model, held_out, dtype)
+        history.append(row | {"seconds": time.perf_counter() - start})
+        scheduler.step(row["validation loss"])
+        save_checkpoint(checkpoint, config, history, **parts)
+        log = {"recipe": config, "environment": describe_environment(device), "history": history}
+        write_json(Path(f"benchmarks/recipes/{run}.json"), log)
+        print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {row['validation accuracy']:.2f} %", flush=True)
+
+
+def main() -> None:
+    """Train the pairs of name and seed given, several of them in processes side by side."""
+    pairs = list(zip(sys.argv[1::2], map(int, sys.argv[2::2]), strict=True))
+    if not pairs or any(name not in RECIPES for name, _ in pairs):
+        sys.exit(f"name recipe and seed, as in 'notebook 0'; the recipes are {', '.join(RECIPES)}")
+    if len(pairs) == 1:
+        return train(*pairs[0])
+    command = [sys.executable, "-m", "benchmarks.recipes"]
+    processes = [subprocess.Popen([*command, name, str(seed)]) for name, seed in pairs]
+    sys.exit(max(process.wait() for process in processes))
+
+
+if __name__ == "__main__":
+    main()
