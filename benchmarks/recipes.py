@@ -1,4 +1,4 @@
-"""Train recipes that differ from the notebook's in one thing: python -m benchmarks.recipes NAME SEED [NAME SEED ...]
+"""Train recipes that differ from the notebook's in one ingredient: python -m benchmarks.recipes NAME SEED [...]
 
 NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to
 benchmarks/recipes/ and continues from its checkpoint in runs/recipes/. The environment variables `RECIPE_EPOCHS` and
@@ -103,7 +103,13 @@ def train(name: str, seed: int) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "warmup": warmup, "scheduler": scheduler, "scaler": scaler}
 
-    config = recipe | {"seed": seed, "epochs": epochs, "train images": count}
+    config = recipe | {
+        "data": data.name,
+        "seed": seed,
+        "epochs": epochs,
+        "train images": count,
+        "precision": str(dtype),
+    }
     run = f"{name}-seed{seed}-{epochs}x{count}"
     checkpoint = Path(f"runs/recipes/{run}/checkpoint.pt")
     history = resume(checkpoint, config, **parts)
@@ -130,9 +136,10 @@ def main() -> None:
         sys.exit(f"name recipe and seed, as in 'notebook 0'; the recipes are {', '.join(RECIPES)}")
     if len(pairs) == 1:
         return train(*pairs[0])
+    load_data()  # fetched once, not by every process
     command = [sys.executable, "-m", "benchmarks.recipes"]
     processes = [subprocess.Popen([*command, name, str(seed)]) for name, seed in pairs]
-    sys.exit(max(process.wait() for process in processes))
+    sys.exit(any([process.wait() for process in processes]))
 
 
 if __name__ == "__main__":

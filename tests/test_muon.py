@@ -70,3 +70,15 @@ def test_the_resnet_has_19_matrices_and_every_parameter_is_optimised():
     matrices, others = (group["params"] for group in Muon(model, 0.02, 1e-3, 0.1, torch.float32).param_groups)
     assert len(matrices) == 19 and all(weight.shape[1] >= 64 for weight in matrices)
     assert {id(weight) for weight in [*matrices, *others]} == {id(weight) for weight in model.parameters()}
+
+
+def test_continues_from_its_state_as_if_uninterrupted():
+    models = [small_model(), small_model()]
+    first, second = (Muon(model, 0.02, 1e-3, 0.1, torch.float32) for model in models)
+    step(first, models[0], 1)
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for optimizer, model in zip((first, second), models, strict=True):
+        step(optimizer, model, 2)
+    for weight, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(weight, other)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from utils.gradcam import LAYERS, METHODS, place_on_image
 from utils.plotting import (
+    OPACITY,
     overlay,
     plot_cam_grid,
     plot_contact_sheet,
@@ -30,7 +31,7 @@ def test_cells_lie_on_the_centres_of_their_stride_2_windows():
 def test_a_map_of_zeros_darkens_the_image_evenly():
     darkened = overlay(IMAGES[0], torch.zeros(8, 8))
     gray = IMAGES[0].permute(1, 2, 0).mean(-1, keepdim=True).expand(-1, -1, 3)
-    expected = 0.5 * gray.repeat_interleave(3, 0).repeat_interleave(3, 1)
+    expected = (1 - OPACITY) * gray.repeat_interleave(3, 0).repeat_interleave(3, 1)
     np.testing.assert_allclose(darkened, expected, atol=0.01)
 
 

@@ -180,4 +180,4 @@ def test_the_summary_marks_the_best_and_names_what_fails():
 
 def test_the_table_counts_constant_maps_out():
     table = trust.tabulate({"map": torch.tensor([1.0, torch.nan, 3.0])})
-    assert table["map"].tolist() == ["2.000", "1.000", "2"]
+    assert table.loc["map"].tolist() == ["2.000", "1.000", "2"]

@@ -6,27 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchcam.methods import GradCAM
-from torchcam.methods.gradient import GradCAMpp
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 
 
-class GradCAMPlusPlus(GradCAMpp):
-    """Grad-CAM++ with the weights of its paper, Chattopadhay et al. 2018 (arXiv:1710.11063), eq. 19.
+def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Return Grad-CAM++'s weights (N, K) of feature maps A (N, K, h, w): Chattopadhay et al. 2018, eq. 19.
 
     With g = dS/dA_ij for the class score S, which the paper passes through an exponential,
-    alpha_ij = g^2 / (2 g^2 + g^3 sum_ab A_ab)  and  w_k = sum_ij alpha_ij relu(g).
+    alpha_ij = g^2 / (2 g^2 + g^3 sum_ab A_ab)  and  w_k = sum_ij alpha_ij relu(g), to which only g > 0 contributes.
     torchcam 0.5.0 never divides (`alpha[mask].div_` changes a copy), so its weights are sum_ij relu(g)^3.
     """
-
-    def _get_weights(self, class_idx, scores, **kwargs) -> list[Tensor]:
-        self._backprop(scores, class_idx, **kwargs)
-        return [grad_cam_pp_weights(a, g) for a, g in zip(self.hook_a, self.hook_g, strict=True)]
-
-
-def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Return the weights (N, K) of feature maps (N, K, h, w): eq. 19 where g > 0; elsewhere relu(g) is 0."""
     positive = gradients.relu()
     denominator = 2 + positive * activations.sum((2, 3), keepdim=True)  # both sides of alpha divided by g^2
     return (positive / denominator).sum((2, 3))
@@ -39,10 +30,10 @@ def compute_cams(
     layers: Sequence[str] = LAYERS,
     against: Sequence[int] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """Explain the score of one class per image by Grad-CAM (arXiv:1610.02391, eq. 1-2) and Grad-CAM++.
+    """Explain the score of one class per image by Grad-CAM (arXiv:1610.02391, eq. 1-2) and Grad-CAM++ (1710.11063).
 
-    Without batch statistics no image touches another, so the gradient of the summed scores is each image's own:
-    all layers and images take one forward pass and one backward pass a method.
+    Without batch statistics no image touches another, so the gradient of the summed scores is each image's own, and
+    both methods weigh the same gradients: all layers and images take one forward and one backward pass.
 
     Args:
         images: normalised, (N, 3, 32, 32), on the model's device.
@@ -59,7 +50,7 @@ def compute_cams(
     classes = [int(index) for index in class_indices]
     others = classes if against is None else [int(index) for index in against]
     check_request(model, images, (classes, others), layers)
-    with torch.enable_grad(), GradCAM(model, list(layers)) as cam, GradCAMPlusPlus(model, list(layers)) as campp:
+    with torch.enable_grad(), GradCAM(model, list(layers)) as cam:
         scores = model(images.detach().requires_grad_())
         for asked in (classes, others):
             if not all(0 <= index < scores.shape[1] for index in asked):
@@ -68,11 +59,12 @@ def compute_cams(
             raise ValueError(f"layers {flat} have no feature maps (N, K, h, w)")
         if against is not None:
             scores = scores - scores.gather(1, torch.tensor(others, device=scores.device)[:, None])
-        maps = {
-            "gradcam": cam(classes, scores, normalized=False, retain_graph=True),
-            "gradcam++": campp(classes, scores, normalized=False),
-        }
-        for kind, per_layer in (("values", campp.hook_a), ("gradients", campp.hook_g)):
+        maps = {"gradcam": cam(classes, scores, normalized=False)}
+        maps["gradcam++"] = [
+            (grad_cam_pp_weights(a, g)[..., None, None] * a).sum(1).relu()
+            for a, g in zip(cam.hook_a, cam.hook_g, strict=True)
+        ]
+        for kind, per_layer in (("values", cam.hook_a), ("gradients", cam.hook_g)):
             for layer, tensor in zip(layers, per_layer, strict=True):
                 if not tensor.isfinite().all():
                     raise FloatingPointError(f"the {kind} of {layer} are not finite; check the model's weights")

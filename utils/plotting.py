@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Image as Picture
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -21,6 +22,8 @@ from utils.trust import Maps
 
 COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
 ZOOM = 3  # screen pixels per image pixel
+SHEET_ZOOM = 2  # on a sheet of many images
+OPACITY = 0.65  # of a map's colours over the grey image
 GAP = 8  # white pixels between tiles
 DIGITS = {  # of the training table's columns
     "epoch": 0,
@@ -80,11 +83,13 @@ def plot_curves(history: list[dict], title: str) -> Figure:
     figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for part, style in (("train", "--"), ("validation", "-")):
-        loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part)
+        smoothed = ", smoothed labels" if part == "train" else ""
+        loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part + smoothed)
         accuracy.plot(epochs, [row[f"{part} accuracy"] for row in history], style, marker=".", label=part)
     rate.step(epochs, [row["learning rate"] for row in history], where="mid", marker=".")
     rate.set_yscale("log")
     loss.legend()
+    accuracy.legend()
     labels = ("cross-entropy (nats)", "accuracy (%)", "learning rate")
     for axis, label in zip((loss, accuracy, rate), labels, strict=True):
         axis.set(xlabel="epoch", ylabel=label)
@@ -122,7 +127,7 @@ def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str)
         + [overlay(image, cams[method][layer]) for method in METHODS]
         for layer in LAYERS
     ]
-    figure, axes = tile(rows, title, "evidence for the predicted class, each map scaled to 0-1")
+    figure, axes = tile(rows, title, "heatmaps: evidence for the predicted class, each map scaled to 0-1")
     names = list(METHODS.values())
     columns = ["original", *[f"{name}\nheatmap" for name in names], *[f"{name}\nmask" for name in names]]
     set_labels(axes, columns, [f"{layer}\n{tuple(cams['gradcam'][layer].shape)}" for layer in LAYERS])
@@ -132,10 +137,11 @@ def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str)
 def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], titles: Sequence[str], title: str) -> Figure:
     """Show the masks of all N images (N, 3, 32, 32) in 0-1, a row each; maps {method: {layer: (N, h, w)}}."""
     rows = [
-        [to_rgb(image[None])[0]] + [overlay(image, cams[method][layer][row]) for method in METHODS for layer in LAYERS]
+        [to_rgb(image[None], SHEET_ZOOM)[0]]
+        + [overlay(image, cams[method][layer][row], SHEET_ZOOM) for method in METHODS for layer in LAYERS]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, "evidence for the predicted class, each map scaled to 0-1")
+    figure, axes = tile(rows, title, "evidence for the predicted class, low to high, over mid-grey", OPACITY)
     set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
     return figure
 
@@ -144,10 +150,11 @@ def plot_classes(images: Tensor, maps: dict[str, Maps], titles: Sequence[str], t
     """Show images (N, 3, 32, 32) in 0-1 under the layer4 maps of {"predicted": {name: (N, 32, 32)}, "true": ...}."""
     names = [f"{method} layer4" for method in METHODS.values()]
     rows = [
-        [to_rgb(image[None])[0]] + [overlay(image, maps[kind][name][row]) for name in names for kind in maps]
+        [to_rgb(image[None], SHEET_ZOOM)[0]]
+        + [overlay(image, maps[kind][name][row], SHEET_ZOOM) for name in names for kind in maps]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, "evidence, each map scaled to 0-1")
+    figure, axes = tile(rows, title, "evidence, low to high, over mid-grey", OPACITY)
     columns = [f"{method}\nlayer4\n{kind}" for method in METHODS.values() for kind in maps]
     set_labels(axes, ["original", *columns], titles)
     return figure
@@ -156,21 +163,27 @@ def plot_classes(images: Tensor, maps: dict[str, Maps], titles: Sequence[str], t
 def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tensor], title: str) -> Figure:
     """Plot {stage: {map: rank correlation}} and deletion and insertion curves {map: (2, steps + 1, N)}."""
     figure, (left, *others) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    others[0].sharey(others[1])
     styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
     styles |= {
-        name: {"color": gray, "ls": ":"} for name, gray in zip(list(curves)[8:], ("0", "0.5", "0.7"), strict=True)
+        name: {"color": "black", "ls": dashes}
+        for name, dashes in zip(list(curves)[8:], (":", "-.", (0, (6, 4))), strict=True)
     }
     for name in next(iter(correlations.values())):
         left.plot(list(correlations), [stage[name] for stage in correlations.values()], marker=".", **styles[name])
     left.set(xlabel="randomised from the last layer down to", ylabel="rank correlation with the original map")
+    left.set_title("Randomisation: lower is better", fontsize=10)
     left.tick_params(axis="x", rotation=30)
-    for row, (axis, kind) in enumerate(zip(others, ("blurred (deletion)", "kept (insertion)"), strict=True)):
+    names = ("blurred", "kept"), ("Deletion: lower is better", "Insertion: higher is better")
+    for row, (axis, kind, heading) in enumerate(zip(others, *names, strict=True)):
         for name, curve in curves.items():
             share, mean = torch.linspace(0, 100, curve.shape[1]), curve[row].mean(1)
-            error = curve[row].std(1) / curve.shape[2] ** 0.5
             axis.plot(share, mean, label=name, **styles[name])
-            axis.fill_between(share, mean - error, mean + error, color=styles[name]["color"], alpha=0.1, lw=0)
+            if name == "random":
+                error = curve[row].std(1) / curve.shape[2] ** 0.5
+                axis.fill_between(share, mean - error, mean + error, color="black", alpha=0.2, lw=0)
         axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
+        axis.set_title(heading, fontsize=10)
     for axis in (left, *others):
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -189,29 +202,35 @@ def heatmap(cam: Tensor) -> np.ndarray:
     return COLORMAP(cells[0, 0].numpy())[..., :3]
 
 
-def overlay(image: Tensor, cam: Tensor) -> np.ndarray:
+def overlay(image: Tensor, cam: Tensor, zoom: int = ZOOM) -> np.ndarray:
     """Blend the coloured map (h, w) with the image (3, 32, 32) in grey, so that all colour is the map's."""
-    colours = COLORMAP(place_on_image(cam[None], 32, ZOOM)[0].cpu().numpy())[..., :3]
-    return 0.5 * to_rgb(image[None])[0].mean(-1, keepdims=True) + 0.5 * colours
+    colours = COLORMAP(place_on_image(cam[None], 32, zoom)[0].cpu().numpy())[..., :3]
+    return (1 - OPACITY) * to_rgb(image[None], zoom)[0].mean(-1, keepdims=True) + OPACITY * colours
 
 
-def tile(rows: Sequence, title: str, colorbar: str = "") -> tuple[Figure, plt.Axes]:
-    """Draw rows of equal tiles (H, W, 3), with gaps between them, as one image: far faster than one axes a tile."""
+def tile(rows: Sequence, title: str, colorbar: str = "", opacity: float = 1.0) -> tuple[Figure, plt.Axes]:
+    """Draw rows of equal tiles (H, W, 3), with gaps between them, pixel by pixel, as one image.
+
+    The colour bar, if it has a label, shows the colours as they are over mid-grey with this opacity.
+    """
     height, width = np.shape(rows[0][0])[:2]
     canvas = np.ones((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3))
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
             canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
-    size = np.array([canvas.shape[1], canvas.shape[0]]) / 77  # 100 dots per inch, 77 % of the figure for the axes
-    dpi = 100 if len(rows) < 10 else 72  # a sheet as wide as a page of GitHub
-    figure, axes = plt.subplots(figsize=(size[0] + 1.2 * bool(colorbar), size[1]), dpi=dpi)
-    axes.imshow(canvas, interpolation="antialiased")
+    figure = plt.figure(figsize=(canvas.shape[1] / 100, canvas.shape[0] / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(canvas, interpolation="none")
     axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
-    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, labelsize=9 if width > 90 else 8, labeltop=True, labelbottom=len(rows) > 8)
     axes.spines[:].set_visible(False)
     if colorbar:
-        bar = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, shrink=min(0.6, 6 / size[1]), aspect=15, pad=0.02)
+        bar_height = min(0.8 * canvas.shape[0], 320) / canvas.shape[0]
+        place = axes.inset_axes((1 + 24 / canvas.shape[1], 1 - bar_height, 16 / canvas.shape[1], bar_height))
+        colours = ListedColormap(0.5 * (1 - opacity) + opacity * COLORMAP(np.linspace(0, 1, 256))[:, :3])
+        bar = figure.colorbar(ScalarMappable(cmap=colours), cax=place)
+        bar.ax.tick_params(labelsize=8)
         bar.set_label(colorbar, fontsize=8)
     axes.set_title(title, fontsize=12)
     return figure, axes

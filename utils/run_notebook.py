@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
 from utils.checkpoint import write_atomically
@@ -24,7 +24,7 @@ class VerboseClient(NotebookClient):
         if msg["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
         elif msg["msg_type"] == "update_display_data":  # one more row of the training table
-            print(content["data"].get("text/plain", "").splitlines()[-1], flush=True)
+            print(content["data"]["text/plain"].splitlines()[-1], flush=True)
         return super().process_message(msg, cell, cell_index)
 
 
@@ -35,7 +35,7 @@ def print_heading(cell, cell_index: int) -> None:
 
 
 def main() -> None:
-    """Execute every cell; keep what was executed even if a cell fails, and exit 1 then."""
+    """Execute every cell; keep what was executed even if a cell fails or the kernel dies, and exit 1 then."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = VerboseClient(
         notebook, timeout=None, kernel_name="python3", record_timing=False, on_cell_start=print_heading
@@ -43,7 +43,7 @@ def main() -> None:
     failed = None
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, DeadKernelError) as error:
         failed = error
     page, _ = HTMLExporter().from_notebook_node(notebook)
     executed = Path("runs") / NOTEBOOK.name

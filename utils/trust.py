@@ -203,19 +203,19 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
-    """Tabulate {map: value per image (N,)} as mean, standard error and count, constant maps left out."""
+    """Tabulate {map: value per image (N,)} as mean, standard error and count, a row a map, constant maps left out."""
     table = {}
     for name, value in values.items():
         mean, error = mean_and_error(value)
         table[name] = (f"{mean:.3f}", f"{error:.3f}", str(int((~value.isnan()).sum())))
-    return pd.DataFrame(table, index=["mean", "standard error", "counted"])
+    return pd.DataFrame(table, index=["mean", "standard error", "counted"]).T
 
 
 def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *.
 
     Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 or a score
-    no better than that of random maps, and those where it is better, but by less than two standard errors.
+    no better than that of random maps, and those that it passes, but by less than two standard errors.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
     table, fails, unclear = pd.DataFrame(), {}, {}
@@ -227,8 +227,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
             if name not in explained or check not in judged:
                 continue
-            gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
-            if not (mean <= 0.5 if check in CORRELATIONS else gain > 0):
+            limit = 0.5 if check in CORRELATIONS else values["random"]
+            gain, gain_error = mean_and_error(sign * (values[name] - limit))
+            if not gain > 0:
                 fails.setdefault(name, []).append(check)
             elif not gain >= 2 * gain_error:
                 unclear.setdefault(name, []).append(check)
@@ -243,7 +244,7 @@ def verdict(summary: pd.DataFrame) -> str:
     lines = []
     for name, row in summary[summary.index.str.contains("CAM")].iterrows():
         if "r, true class" in row["fails"]:
-            advice = "shows what stands out in the image, not what speaks for a class: do not read it as a reason"
+            advice = "is much the same map for the true class: do not read it as a reason for the predicted one"
         elif row["fails"]:
             advice = "is not to be relied on"
         else:
