@@ -13,6 +13,7 @@ from utils.standin import draw_shapes
 from utils.training import predict, score
 
 IMAGES, LABELS, _ = draw_shapes(20, seed=0)
+OTHER = {"accuracy": 99.0, "cross-entropy": 0.1, "calibration error": 0.1}
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def published(monkeypatch, tmp_path):
     model = ResNet18()
     save_weights(check_weights.WEIGHTS, model)
     figures = score(*predict(model, eval_loader(IMAGES, LABELS)))
-    check_weights.RESULTS.write_text(json.dumps({"published": figures}))
+    check_weights.RESULTS.write_text(json.dumps({"published": figures, "config": {}, "trained": {}, "history": []}))
     return figures
 
 
@@ -40,9 +41,11 @@ def test_agrees_with_the_published_figures(published, capsys):
     "results, message",
     [
         (None, "no results"),
-        ("{", "no test figures"),
-        ('{"published": {"accuracy": 1}}', "no test figures"),
-        ('{"published": {"accuracy": 99.0, "cross-entropy": 0.1, "calibration error": 0.1}}', "not of the same run"),
+        ("{", "no full run"),
+        ("[]", "no full run"),
+        ('{"published": {"accuracy": 1}}', "no full run .*cross-entropy"),
+        (json.dumps({"published": OTHER}), "no full run .*config"),
+        (json.dumps({"published": OTHER, "config": {}, "trained": {}, "history": []}), "not of the same run"),
     ],
 )
 def test_results_that_do_not_match_are_refused(published, results, message):

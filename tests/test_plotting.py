@@ -8,8 +8,8 @@ from utils.plotting import (
     OPACITY,
     overlay,
     plot_cam_grid,
-    plot_contact_sheet,
     plot_curves,
+    plot_masks,
     plot_misclassified,
     save_figure,
 )
@@ -41,7 +41,7 @@ def test_figures_are_small_and_are_closed(tmp_path):
     one = {method: {layer: CAMS[method][layer][0] for layer in LAYERS} for method in METHODS}
     figures = {
         "grid": plot_cam_grid(IMAGES[0], one, "title"),
-        "sheet": plot_contact_sheet(IMAGES, CAMS, titles, "title"),
+        "sheet": plot_masks(IMAGES, CAMS["gradcam"], titles, "title"),
         "curves": plot_curves([ROW, ROW | {"epoch": 2}], "title"),
         "few": plot_misclassified(IMAGES[:3], titles[:3], "caption", "title"),
         "none": plot_misclassified(IMAGES[:0], [], "caption", "title"),

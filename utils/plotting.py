@@ -18,7 +18,6 @@ from torch import Tensor
 
 from utils.checkpoint import write_atomically
 from utils.gradcam import LAYERS, METHODS, place_on_image
-from utils.trust import Maps
 
 COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
 ZOOM = 3  # screen pixels per image pixel
@@ -134,28 +133,13 @@ def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str)
     return figure
 
 
-def plot_contact_sheet(images: Tensor, cams: dict[str, dict[str, Tensor]], titles: Sequence[str], title: str) -> Figure:
-    """Show the masks of all N images (N, 3, 32, 32) in 0-1, a row each; maps {method: {layer: (N, h, w)}}."""
+def plot_masks(images: Tensor, columns: dict[str, Tensor], titles: Sequence[str], title: str) -> Figure:
+    """Show images (N, 3, 32, 32) in 0-1, a row each, and beside them under {column: maps (N, h, w)}."""
     rows = [
-        [to_rgb(image[None], SHEET_ZOOM)[0]]
-        + [overlay(image, cams[method][layer][row], SHEET_ZOOM) for method in METHODS for layer in LAYERS]
+        [to_rgb(image[None], SHEET_ZOOM)[0]] + [overlay(image, maps[row], SHEET_ZOOM) for maps in columns.values()]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, "evidence for the predicted class, low to high, over mid-grey", OPACITY)
-    set_labels(axes, ["original", *[f"{name}\n{layer}" for name in METHODS.values() for layer in LAYERS]], titles)
-    return figure
-
-
-def plot_classes(images: Tensor, maps: dict[str, Maps], titles: Sequence[str], title: str) -> Figure:
-    """Show images (N, 3, 32, 32) in 0-1 under the layer4 maps of {"predicted": {name: (N, 32, 32)}, "true": ...}."""
-    names = [f"{method} layer4" for method in METHODS.values()]
-    rows = [
-        [to_rgb(image[None], SHEET_ZOOM)[0]]
-        + [overlay(image, maps[kind][name][row], SHEET_ZOOM) for name in names for kind in maps]
-        for row, image in enumerate(images)
-    ]
-    figure, axes = tile(rows, title, "evidence, low to high, over mid-grey", OPACITY)
-    columns = [f"{method}\nlayer4\n{kind}" for method in METHODS.values() for kind in maps]
+    figure, axes = tile(rows, title, "evidence, each map from its lowest to its highest, over mid-grey", OPACITY)
     set_labels(axes, ["original", *columns], titles)
     return figure
 
