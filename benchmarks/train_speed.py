@@ -20,17 +20,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.recipes import NOTEBOOK, make_optimizer
 from models import ResNet18
 from utils.checkpoint import write_json
 from utils.data import load_data, train_loader
 from utils.environment import describe_environment
-from utils.muon import Muon
 from utils.training import native_dtype, train_one_epoch
 from utils.transforms import train_transform
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPOCH_IMAGES = 45_000  # what the notebook trains on
-BATCH_SIZES = {"assignment": 128, "repository": 256}
+BATCH_SIZES = {"assignment": 128, "repository": NOTEBOOK["batch size"]}
 GFLOP_PER_IMAGE = 5.745  # 0.958 GMAC forward, twice that backward, 2 FLOP a MAC
 
 
@@ -96,10 +96,10 @@ def repository_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> t
     workers, dtype = min(16, os.cpu_count()) if DEVICE.type == "cuda" else 0, native_dtype(DEVICE)
     loader = train_loader(images, labels, batch_size, seed=0, workers=workers)
     model = ResNet18().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = Muon(model, rate=0.03, adamw_rate=2e-3, weight_decay=0.05, dtype=dtype)
+    optimizer = make_optimizer(model, NOTEBOOK, dtype)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
     return loader, lambda batches, epoch: train_one_epoch(
-        model, batches, optimizer, scaler, epoch, dtype, smoothing=0.1
+        model, batches, optimizer, scaler, epoch, dtype, smoothing=NOTEBOOK["label smoothing"]
     )
 
 
@@ -146,7 +146,8 @@ def main(repeats: int = 5, cpu_images: int = 1_280) -> dict:
     results = dict(zip(BATCH_SIZES, table, strict=True))
     print(pd.DataFrame(results).to_string(float_format="{:,.2f}".format))
     ratios = [slow[0] / seen[0] / (fast[0] / seen[1]) for slow, fast in runs]
-    method = f"medians of {repeats} repeats in turn, {seen[0]:,} and {seen[1]:,} images in batches of 128 and 256"
+    sizes = " and ".join(map(str, BATCH_SIZES.values()))
+    method = f"medians of {repeats} repeats in turn, {seen[0]:,} and {seen[1]:,} images in batches of {sizes}"
     if count < EPOCH_IMAGES:
         method += f", extrapolated to {EPOCH_IMAGES:,} images"
     facts = {"ratio": statistics.median(ratios), "ratios": ratios, "method": method, "data": data.name}

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import cam_speed, train_speed
+from benchmarks import cam_speed, recipes, train_speed
+from tests.test_notebook import CODE
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +28,26 @@ def test_cam_speed_compares_equal_maps(tmp_path):
     results = cam_speed.main(repeats=1, count=2)
     assert json.loads((tmp_path / "runs/cam_speed.json").read_text()) == results
     assert results["maps"] == 16 and results["largest difference"] < 1e-4
+
+
+def test_recipes_start_from_the_notebooks(monkeypatch):
+    (cell,) = [cell for cell in CODE if "MUON_RATE = " in cell.source]
+    names = {
+        "batch size": "BATCH_SIZE",
+        "rate": "MUON_RATE",
+        "AdamW rate": "ADAMW_RATE",
+        "weight decay": "WEIGHT_DECAY",
+        "label smoothing": "SMOOTHING",
+    }
+    for name, constant in names.items():
+        assert f"{constant} = {recipes.NOTEBOOK[name]:g}".replace("0.002", "2e-3") in cell.source
+    assert f"FACTOR, PATIENCE = {recipes.NOTEBOOK['factor']}, {recipes.NOTEBOOK['patience']} " in cell.source
+
+
+def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECIPE_EPOCHS", "1")
+    monkeypatch.setenv("RECIPE_IMAGES", "260")
+    recipes.train("flip", seed=0)
+    (log,) = (tmp_path / "benchmarks/recipes").iterdir()
+    log = json.loads(log.read_text())
+    assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
