@@ -207,7 +207,7 @@ def tile(rows: Sequence, title: str, colorbar: str = "", opacity: float = 1.0) -
     axes.imshow(canvas, interpolation="none")
     axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
-    axes.tick_params(length=0, labelsize=9 if width > 90 else 8, labeltop=True, labelbottom=len(rows) > 8)
+    axes.tick_params(length=0, labelsize=9 if width > 90 else 7, labeltop=True, labelbottom=len(rows) > 8)
     axes.spines[:].set_visible(False)
     if colorbar:
         bar_height = min(0.8 * canvas.shape[0], 320) / canvas.shape[0]
