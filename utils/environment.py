@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from utils.check_weights import RESULTS
 from utils.data import ImageData
 
 MODES = ("full", "explain", "preview", "smoke")
@@ -20,7 +21,7 @@ def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
     Raises:
         ValueError: if `S8_MODE` is unknown, or needs CIFAR-10 or weights that are not there.
     """
-    real, trained = data.name == "CIFAR-10", weights.exists() and Path("images/results.json").exists()
+    real, trained = data.name == "CIFAR-10", weights.exists() and RESULTS.exists()
     if os.environ.get("S8_SMOKE") == "1":
         return "smoke", "S8_SMOKE=1"
     if chosen := os.environ.get("S8_MODE"):
@@ -29,7 +30,7 @@ def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
         if chosen in ("full", "explain") and not real:
             raise ValueError(f"S8_MODE={chosen} needs CIFAR-10, not {data.name}: unset it, or get CIFAR-10")
         if chosen == "explain" and not trained:
-            raise ValueError(f"S8_MODE=explain needs '{weights}' and 'images/results.json': unset S8_MODE")
+            raise ValueError(f"S8_MODE=explain needs '{weights}' and '{RESULTS}': unset S8_MODE")
         return chosen, f"S8_MODE={chosen}"
     if not real:
         return "preview", "there is no CIFAR-10"
