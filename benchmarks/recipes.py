@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import ResNet18
 from utils.checkpoint import resume, save_checkpoint, write_json
@@ -31,12 +32,14 @@ NOTEBOOK = {
     "AdamW rate": 2e-3,
     "weight decay": 0.05,
     "label smoothing": 0.1,
+    "averaging": 0.998,
     "batch size": 256,
     "factor": 0.5,
     "patience": 2,
     "norm": "layer",
     "zero-initialised last scales": True,
     "flip": False,
+    "precision": "native",
 }
 RECIPES = {
     "notebook": {},
@@ -54,6 +57,8 @@ RECIPES = {
     "double_decay": {"weight decay": 0.1},
     "patience_1": {"patience": 1},
     "patience_4": {"patience": 4},
+    "longer_memory": {"averaging": 0.999},
+    "float16": {"precision": "float16"},
 }
 
 
@@ -82,11 +87,12 @@ def make_optimizer(model: nn.Module, recipe: dict, dtype: torch.dtype) -> torch.
 
 
 def train(name: str, seed: int) -> None:
-    """Train one recipe as the notebook does, and log every epoch."""
+    """Train one recipe as the notebook does, and log every epoch, with and without the average of the weights."""
     epochs, count = int(os.environ.get("RECIPE_EPOCHS", 40)), int(os.environ.get("RECIPE_IMAGES", 45_000))
     recipe, data = NOTEBOOK | RECIPES[name], load_data()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, workers = native_dtype(device), 5 if device.type == "cuda" else 0
+    dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
+    workers = 5 if device.type == "cuda" else 0
     validation = stratified_sample(data.train_labels, 5_000, seed)
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]
@@ -98,10 +104,12 @@ def train(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     model = build(recipe).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe, dtype)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe["averaging"]))
     warmup = LinearLR(optimizer, 0.01, total_iters=len(batches))
     scheduler = ReduceLROnPlateau(optimizer, "min", recipe["factor"], recipe["patience"])
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    parts = {"model": model, "optimizer": optimizer, "warmup": warmup, "scheduler": scheduler, "scaler": scaler}
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    parts |= {"warmup": warmup, "scheduler": scheduler, "scaler": scaler}
 
     config = recipe | {
         "data": data.name,
@@ -116,17 +124,19 @@ def train(name: str, seed: int) -> None:
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         loss, accuracy = train_one_epoch(
-            model, batches, optimizer, scaler, epoch, dtype, warmup, recipe["label smoothing"]
+            model, batches, optimizer, scaler, epoch, dtype, warmup, recipe["label smoothing"], average
         )
         row = {"epoch": epoch + 1, "learning rate": optimizer.param_groups[0]["lr"]}
         row |= {"train loss": loss, "train accuracy": accuracy}
         row["validation loss"], row["validation accuracy"] = evaluate(model, held_out, dtype)
+        row["averaged loss"], row["averaged accuracy"] = evaluate(average, held_out, dtype)
         history.append(row | {"seconds": time.perf_counter() - start})
         scheduler.step(row["validation loss"])
         save_checkpoint(checkpoint, config, history, **parts)
         log = {"recipe": config, "environment": describe_environment(device), "history": history}
         write_json(Path(f"benchmarks/recipes/{run}.json"), log)
-        print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {row['validation accuracy']:.2f} %", flush=True)
+        accuracies = f"{row['validation accuracy']:.2f} %, averaged {row['averaged accuracy']:.2f} %"
+        print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {accuracies}", flush=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.recipes import NOTEBOOK, make_optimizer
@@ -98,8 +99,9 @@ def repository_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> t
     model = ResNet18().to(DEVICE, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, NOTEBOOK, dtype)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(NOTEBOOK["averaging"]))
     return loader, lambda batches, epoch: train_one_epoch(
-        model, batches, optimizer, scaler, epoch, dtype, smoothing=NOTEBOOK["label smoothing"]
+        model, batches, optimizer, scaler, epoch, dtype, smoothing=NOTEBOOK["label smoothing"], average=average
     )
 
 

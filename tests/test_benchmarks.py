@@ -38,6 +38,7 @@ def test_recipes_start_from_the_notebooks(monkeypatch):
         "AdamW rate": "ADAMW_RATE",
         "weight decay": "WEIGHT_DECAY",
         "label smoothing": "SMOOTHING",
+        "averaging": "AVERAGING",
     }
     for name, constant in names.items():
         assert f"{constant} = {recipes.NOTEBOOK[name]:g}".replace("0.002", "2e-3") in cell.source
@@ -51,3 +52,4 @@ def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
     (log,) = (tmp_path / "benchmarks/recipes").iterdir()
     log = json.loads(log.read_text())
     assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
+    assert log["history"][0]["averaged accuracy"] > 0

@@ -14,6 +14,7 @@ from utils.training import predict, score
 
 IMAGES, LABELS, _ = draw_shapes(20, seed=0)
 OTHER = {"accuracy": 99.0, "cross-entropy": 0.1, "calibration error": 0.1}
+REST = {"held-out": {}, "config": {}, "trained": {}, "history": []}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def published(monkeypatch, tmp_path):
     model = ResNet18()
     save_weights(check_weights.WEIGHTS, model)
     figures = score(*predict(model, eval_loader(IMAGES, LABELS)))
-    check_weights.RESULTS.write_text(json.dumps({"published": figures, "config": {}, "trained": {}, "history": []}))
+    check_weights.RESULTS.write_text(json.dumps({"published": figures} | REST))
     return figures
 
 
@@ -44,8 +45,8 @@ def test_agrees_with_the_published_figures(published, capsys):
         ("{", "no full run"),
         ("[]", "no full run"),
         ('{"published": {"accuracy": 1}}', "no full run .*cross-entropy"),
-        (json.dumps({"published": OTHER}), "no full run .*config"),
-        (json.dumps({"published": OTHER, "config": {}, "trained": {}, "history": []}), "not of the same run"),
+        (json.dumps({"published": OTHER}), "no full run .*held-out"),
+        (json.dumps({"published": OTHER} | REST), "not of the same run"),
     ],
 )
 def test_results_that_do_not_match_are_refused(published, results, message):

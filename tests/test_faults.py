@@ -329,7 +329,7 @@ def test_nan_in_a_gradient_is_named(step, named, dtype, tmp_path):
 
 def test_gradients_that_the_scaler_always_skips_are_named(tmp_path):
     parts, (train_batches, _) = prepare("SGD")
-    model, optimizer, _, _, scaler = parts.values()
+    model, optimizer, _, _, scaler, _ = parts.values()
     model[3].weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(FloatingPointError, match="epoch 3, step 10: a gradient is not finite; all weights are finite"):
         for epoch in range(3):
@@ -492,14 +492,19 @@ def test_batches_do_not_depend_on_workers():
 # Interrupts
 
 
+def states(parts: dict) -> tuple[dict, dict]:
+    """Return the weights and their average."""
+    return parts["model"].state_dict(), parts["average"].state_dict()
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> dict[bool, tuple[list[dict], dict]]:
+def uninterrupted(tmp_path_factory) -> dict[bool, tuple[list[dict], dict, dict]]:
     """Train three epochs, without and with a gradient scaler."""
     ends = {}
     for scaled in (False, True):
         parts, loaders = prepare("Muon", scaled)
         path = tmp_path_factory.mktemp("whole") / "run" / "checkpoint.pt"
-        ends[scaled] = run(path, "Muon", parts, loaders, epochs=3), parts["model"].state_dict()
+        ends[scaled] = run(path, "Muon", parts, loaders, epochs=3), *states(parts)
     return ends
 
 
@@ -534,7 +539,7 @@ def test_an_interrupted_run_continues_in_the_same_process(moment, scaled, uninte
         patch.setattr(owner(parts), method, interrupted)
         run(path, "Muon", parts, loaders, epochs=3)
     history = run(path, "Muon", parts, loaders, epochs=3)
-    assert identical((history, parts["model"].state_dict()), uninterrupted[scaled])
+    assert identical((history, *states(parts)), uninterrupted[scaled])
 
 
 def test_curves_so_far_can_be_plotted_after_an_interrupt(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.data import eval_loader, train_loader
 from utils.standin import draw_shapes
@@ -52,6 +53,20 @@ def test_warms_up_in_the_first_epoch_only():
         train_one_epoch(model, loader, optimizer, scaler, epoch, torch.float32, warmup)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     assert warmup.last_epoch == len(loader)
+
+
+def test_the_average_takes_in_the_weights_of_every_step():
+    model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=20, seed=0)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    optimizer, seen = torch.optim.SGD(model.parameters(), 0.1), []
+    optimizer.register_step_post_hook(lambda *_: seen.append(model[3].weight.detach().clone()))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train_one_epoch(model, loader, optimizer, scaler, 0, torch.float32, average=average)
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    assert len(seen) == len(loader)
+    torch.testing.assert_close(average.module[3].weight.detach(), expected)
 
 
 def test_names_epoch_and_step_of_a_loss_that_is_not_finite():

@@ -24,7 +24,7 @@ def read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
         results["published"] = {name: float(results["published"][name]) for name in TOLERANCE}
-        return {name: results[name] for name in ("published", "config", "trained", "history")}
+        return {name: results[name] for name in ("published", "held-out", "config", "trained", "history")}
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no results at '{path}': check out the file again, or train with S8_MODE=full"

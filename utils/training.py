@@ -19,11 +19,12 @@ def native_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None, smoothing=0.0):
+def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None, smoothing=0.0, average=None):
     """Train on all batches (N, 3, 32, 32) in `dtype`; return the mean loss and the accuracy in % over their images.
 
     The loss is the cross-entropy with labels smoothed by `smoothing`. Epochs count from 0; in that one `warmup`, a
-    scheduler, steps with every batch. Raises what `check_finite` does.
+    scheduler, steps with every batch. `average`, an AveragedModel, takes in the weights after every step. Raises what
+    `check_finite` does.
     """
     model.train()
     device, losses, correct, seen = next(model.parameters()).device, [], 0, 0
@@ -33,10 +34,9 @@ def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None,
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        take_step(optimizer, scaler, loss)
+        if average:
+            average.update_parameters(model)
         if warmup and epoch == 0:
             warmup.step()
         losses.append(loss.detach() * len(labels))
@@ -44,6 +44,14 @@ def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None,
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(loader):
             check_finite(losses, model, epoch, scaler.get_scale())
     return torch.stack(losses).sum().item() / seen, 100 * correct.item() / seen
+
+
+def take_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
+    """Update the parameters by the gradient of the loss, which the scaler keeps from underflow in float16."""
+    optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float = 1.0) -> None:

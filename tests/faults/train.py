@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import resume, save_checkpoint
@@ -53,18 +54,19 @@ def prepare(name: str, scaled: bool = True, ballast: int = 0) -> tuple[dict, tup
         "warmup": torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=len(train_batches)),
         "scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", 0.3, 0),
         "scaler": torch.amp.GradScaler("cpu", enabled=scaled),
+        "average": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
     }
     return parts, (train_batches, validation_batches)
 
 
 def run(path: Path, name: str, parts: dict, loaders: tuple, epochs: int, dtype: torch.dtype = torch.float32):
     """Train for `epochs`, or continue from the checkpoint; print every phase before it begins; return the history."""
-    model, optimizer, warmup, scheduler, scaler = parts.values()
+    model, optimizer, warmup, scheduler, scaler, average = parts.values()
     train_batches, validation_batches = loaders
     history = resume(path, {"optimizer": name}, **parts)
     for epoch in range(len(history), epochs):
         print("step", flush=True)
-        train = train_one_epoch(model, train_batches, optimizer, scaler, epoch, dtype, warmup)
+        train = train_one_epoch(model, train_batches, optimizer, scaler, epoch, dtype, warmup, average=average)
         print("evaluation", flush=True)
         loss, accuracy = evaluate(model, validation_batches)
         row = {
