@@ -38,6 +38,8 @@ NOTEBOOK = {
     "patience": 2,
     "norm": "layer",
     "zero-initialised last scales": True,
+    "cut-out probability": 1.0,
+    "rotation probability": 1.0,
     "flip": False,
     "precision": "native",
 }
@@ -58,6 +60,8 @@ RECIPES = {
     "patience_1": {"patience": 1},
     "patience_4": {"patience": 4},
     "longer_memory": {"averaging": 0.999},
+    "half_cut": {"cut-out probability": 0.5},
+    "half_rotated": {"rotation probability": 0.5},
     "float16": {"precision": "float16"},
 }
 
@@ -97,14 +101,17 @@ def train(name: str, seed: int) -> None:
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]
     batches = train_loader(data.train_images[chosen], data.train_labels[chosen], recipe["batch size"], seed, workers)
+    steps = batches.dataset.augment.transforms
+    steps[-2].p, steps[-1].p = recipe["cut-out probability"], recipe["rotation probability"]
     if recipe["flip"]:
-        batches.dataset.augment = A.Compose([A.HorizontalFlip(), *batches.dataset.augment.transforms])
+        batches.dataset.augment = A.Compose([A.HorizontalFlip(), *steps])
     held_out = eval_loader(data.train_images[validation], data.train_labels[validation])
 
     torch.manual_seed(seed)
     model = build(recipe).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe, dtype)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe["averaging"]))
+    follow = get_ema_multi_avg_fn(recipe["averaging"])
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)  # batch norm has buffers
     warmup = LinearLR(optimizer, 0.01, total_iters=len(batches))
     scheduler = ReduceLROnPlateau(optimizer, "min", recipe["factor"], recipe["patience"])
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
