@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 
 README = Path("README.md").read_text()
-RESULTS = json.loads(Path("images/preview/results.json").read_text())
+RESULTS = json.loads(Path("images/results.json").read_text())
 
 
-def test_quotes_the_measured_accuracy():
-    (quoted,) = re.findall(r"\*\*this notebook, preview\*\* .* \| ([\d.]+) % \|", README)
-    assert quoted == f"{RESULTS['test']['accuracy']:.2f}"
+def test_quotes_the_measured_accuracies():
+    (quoted,) = re.findall(r"\*\*this notebook.* \| (\d+) of (\d+) \| ([\d.]+) % \|", README)
+    epochs, accuracy = RESULTS["config"]["epochs"], RESULTS["published"]["accuracy"]
+    assert quoted == (str(len(RESULTS["history"])), str(epochs), f"{accuracy:.2f}")
+    assert f"right on {RESULTS['held-out']['average']['validation accuracy']:.2f} % of the" in README
+
+
+def test_shows_the_run_whose_weights_are_published():
+    assert RESULTS["test"] == pytest.approx(RESULTS["published"], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM ", "Grad-CAM++ "])
