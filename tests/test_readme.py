@@ -27,6 +27,12 @@ def test_quotes_the_measured_correlations(method):
     assert f"{min(means):.2f} to {max(means):.2f}" in README
 
 
+def test_names_the_maps_that_pass():
+    trust = RESULTS["trust"]
+    assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in README
+    assert f"correlates at {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} with itself" in README
+
+
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
 def test_links_lead_somewhere(path):
     assert Path(path).exists()
