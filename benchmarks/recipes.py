@@ -101,10 +101,10 @@ def train(name: str, seed: int) -> None:
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]
     batches = train_loader(data.train_images[chosen], data.train_labels[chosen], recipe["batch size"], seed, workers)
-    steps = batches.dataset.augment.transforms
-    steps[-2].p, steps[-1].p = recipe["cut-out probability"], recipe["rotation probability"]
+    *crop, cut_out, rotation = batches.dataset.augment.transforms
+    cut_out.p, rotation.p = recipe["cut-out probability"], recipe["rotation probability"]
     if recipe["flip"]:
-        batches.dataset.augment = A.Compose([A.HorizontalFlip(), *steps])
+        batches.dataset.augment = A.Compose([A.HorizontalFlip(), *crop, cut_out, rotation])
     held_out = eval_loader(data.train_images[validation], data.train_labels[validation])
 
     torch.manual_seed(seed)
