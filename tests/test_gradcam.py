@@ -40,7 +40,7 @@ def test_equals_the_papers_equations(model, images, dtype):
 
 
 def test_torchcams_own_grad_cam_pp_is_something_else(model, images):
-    """Drop our subclass when this fails: torchcam divides by then."""
+    """Say in README and notebook that torchcam divides by now, should this fail."""
     layer = "layer3"
     with GradCAMpp(model, layer) as extractor:
         (theirs,) = extractor(CLASSES, model(images), normalized=False)

@@ -15,8 +15,8 @@ def test_quotes_the_measured_accuracies():
     assert len(RESULTS["history"]) == RESULTS["config"]["epochs"]
     assert quoted == (str(len(RESULTS["history"])), f"{RESULTS['published']['accuracy']:.2f}")
     held_out = {end: f"{scores['validation accuracy']:.2f} %" for end, scores in RESULTS["held-out"].items()}
-    assert f"right on {held_out['average']} of" in README
-    assert f"on {held_out['last step']} without the averaging" in README
+    assert f"are right on {held_out['average']} of" in README
+    assert f"those of the last step: {held_out['last step']}" in README
 
 
 def test_shows_the_run_whose_weights_are_published():
@@ -32,7 +32,7 @@ def test_quotes_the_measured_correlations(method):
 def test_names_the_maps_that_pass():
     trust = RESULTS["trust"]
     assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in README
-    assert f"correlates at {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} with itself" in README
+    assert f"correlates at {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} with the map" in README
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
