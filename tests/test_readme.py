@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.check_weights import check_same_run
+
 README = Path("README.md").read_text()
 RESULTS = json.loads(Path("images/results.json").read_text())
 
@@ -20,7 +22,8 @@ def test_quotes_the_measured_accuracies():
 
 
 def test_shows_the_run_whose_weights_are_published():
-    assert RESULTS["test"] == pytest.approx(RESULTS["published"], rel=1e-2)
+    check_same_run(RESULTS["test"], RESULTS["published"])
+    assert RESULTS["test"] == pytest.approx(RESULTS["published"], rel=5e-3)  # rounding moves the calibration error
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM ", "Grad-CAM++ "])
