@@ -7,7 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.data import eval_loader, train_loader
 from utils.standin import draw_shapes
-from utils.training import evaluate, find_misclassified, native_dtype, predict, train_one_epoch
+from utils.training import evaluate, find_misclassified, native_dtype, predict, train_one_epoch, uphill
 
 IMAGES, LABELS, _ = draw_shapes(200, seed=0)
 
@@ -67,6 +67,40 @@ def test_the_average_takes_in_the_weights_of_every_step():
         expected = 0.9 * expected + 0.1 * weight
     assert len(seen) == len(loader)
     torch.testing.assert_close(average.module[3].weight.detach(), expected)
+
+
+def test_a_sharpness_aware_step_takes_the_gradient_of_the_highest_loss_nearby():
+    model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=200, seed=0)  # one step, the first
+    loader.sampler.set_epoch(0)
+    ((images, labels),) = loader
+    weights = dict(model.named_parameters())
+
+    def gradient(at):
+        return torch.func.grad(lambda w: F.cross_entropy(torch.func.functional_call(model, w, images), labels))(at)
+
+    up = gradient(weights)
+    length = sum(part.square().sum() for part in up.values()).sqrt()
+    there = gradient({name: weight + 0.5 * up[name] / length for name, weight in weights.items()})
+    expected = {name: (weight - 0.1 * there[name]).detach() for name, weight in weights.items()}
+    train(model, loader, rate=0.1, radius=0.5)
+    torch.testing.assert_close(dict(model.state_dict()), expected)
+
+
+@pytest.mark.parametrize("radius, passes", [(0.0, 10), (0.5, 15)])
+def test_every_second_step_is_sharpness_aware(radius, passes):
+    model, seen = tiny_model(), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    train(model, train_loader(IMAGES, LABELS, batch_size=20, seed=0), radius=radius)
+    assert len(seen) == passes
+
+
+def test_weights_come_back_from_uphill_after_an_interrupt():
+    weight = torch.ones(3, requires_grad=True)
+    weight.grad = torch.tensor([0.0, 3.0, 4.0])
+    with pytest.raises(KeyboardInterrupt), uphill([weight], 10.0):
+        torch.testing.assert_close(weight.detach(), torch.tensor([1.0, 7.0, 9.0]))
+        raise KeyboardInterrupt
+    assert torch.equal(weight, torch.ones(3))
 
 
 def test_names_epoch_and_step_of_a_loss_that_is_not_finite():

@@ -1,5 +1,8 @@
 """One epoch of training, evaluation, and the misclassified images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,39 +22,71 @@ def native_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def train_one_epoch(model, loader, optimizer, scaler, epoch, dtype, warmup=None, smoothing=0.0, average=None):
+def train_one_epoch(
+    model, loader, optimizer, scaler, epoch, dtype, warmup=None, smoothing=0.0, average=None, radius=0.0
+):
     """Train on all batches (N, 3, 32, 32) in `dtype`; return the mean loss and the accuracy in % over their images.
 
     The loss is the cross-entropy with labels smoothed by `smoothing`. Epochs count from 0; in that one `warmup`, a
-    scheduler, steps with every batch. `average`, an AveragedModel, takes in the weights after every step. Raises what
-    `check_finite` does.
+    scheduler, steps with every batch. `average`, an AveragedModel, takes in the weights after every step. Every second
+    step is sharpness-aware where there is a `radius`. Raises what `check_finite` does.
     """
     model.train()
-    device, losses, correct, seen = next(model.parameters()).device, [], 0, 0
+    losses, correct, seen = [], 0, 0
     loader.sampler.set_epoch(epoch)
-    for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        take_step(optimizer, scaler, loss)
+    for step, batch in enumerate(loader):
+        loss, right = take_step(model, optimizer, scaler, *batch, dtype, smoothing, radius if step % 2 == 0 else 0.0)
         if average:
             average.update_parameters(model)
         if warmup and epoch == 0:
             warmup.step()
-        losses.append(loss.detach() * len(labels))
-        correct, seen = correct + (logits.argmax(1) == labels).sum(), seen + len(labels)
+        losses.append(loss * len(batch[1]))
+        correct, seen = correct + right, seen + len(batch[1])
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(loader):
             check_finite(losses, model, epoch, scaler.get_scale())
     return torch.stack(losses).sum().item() / seen, 100 * correct.item() / seen
 
 
-def take_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
-    """Update the parameters by the gradient of the loss, which the scaler keeps from underflow in float16."""
-    optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
-    scaler.scale(loss).backward()
+def take_step(model, optimizer, scaler, images, labels, dtype, smoothing, radius) -> tuple[Tensor, Tensor]:
+    """Update the parameters once; return the batch's loss before that, and how many of its images were right.
+
+    With a radius the gradient is that of the weights `uphill` (Foret et al. 2021, arXiv:2010.01412).
+    """
+    device = next(model.parameters()).device
+    images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def differentiate() -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()  # here, not after the step: an interrupt may have left gradients behind
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        scaler.scale(loss).backward()  # which keeps gradients from underflow in float16
+        return loss.detach(), (logits.argmax(1) == labels).sum()
+
+    loss, right = differentiate()
+    if radius:
+        with uphill(list(model.parameters()), radius):
+            differentiate()
     scaler.step(optimizer)
     scaler.update()
+    return loss, right
+
+
+@contextmanager
+def uphill(weights: list[Tensor], radius: float) -> Iterator[None]:
+    """Move the weights by `radius` along their gradient (Foret et al. 2021, eq. 2), and back when the context ends."""
+    gradients = [weight.grad for weight in weights]
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.add_(gradient * (radius / norm))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
 
 
 def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float = 1.0) -> None:
