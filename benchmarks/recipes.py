@@ -32,7 +32,9 @@ NOTEBOOK = {
     "AdamW rate": 2e-3,
     "weight decay": 0.05,
     "label smoothing": 0.1,
-    "averaging": 0.998,
+    "averaging": 0.999,
+    "sharpness-aware epochs": 7,
+    "radius": 0.1,
     "batch size": 256,
     "factor": 0.5,
     "patience": 2,
@@ -59,7 +61,10 @@ RECIPES = {
     "double_decay": {"weight decay": 0.1},
     "patience_1": {"patience": 1},
     "patience_4": {"patience": 4},
-    "longer_memory": {"averaging": 0.999},
+    "shorter_memory": {"averaging": 0.998},
+    "longer_memory": {"averaging": 0.9995},
+    "never_sharp": {"sharpness-aware epochs": 0},
+    "always_sharp": {"sharpness-aware epochs": 40},
     "half_cut": {"cut-out probability": 0.5},
     "half_rotated": {"rotation probability": 0.5},
     "float16": {"precision": "float16"},
@@ -130,8 +135,9 @@ def train(name: str, seed: int) -> None:
     history = resume(checkpoint, config, **parts)
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
+        radius = recipe["radius"] if epoch >= epochs - recipe["sharpness-aware epochs"] else 0.0
         loss, accuracy = train_one_epoch(
-            model, batches, optimizer, scaler, epoch, dtype, warmup, recipe["label smoothing"], average
+            model, batches, optimizer, scaler, epoch, dtype, warmup, recipe["label smoothing"], average, radius
         )
         row = {"epoch": epoch + 1, "learning rate": optimizer.param_groups[0]["lr"]}
         row |= {"train loss": loss, "train accuracy": accuracy}

@@ -39,6 +39,8 @@ def test_recipes_start_from_the_notebooks(monkeypatch):
         "weight decay": "WEIGHT_DECAY",
         "label smoothing": "SMOOTHING",
         "averaging": "AVERAGING",
+        "sharpness-aware epochs": "SHARP_EPOCHS",
+        "radius": "RADIUS",
     }
     for name, constant in names.items():
         assert f"{constant} = {recipes.NOTEBOOK[name]:g}".replace("0.002", "2e-3") in cell.source

@@ -178,6 +178,13 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     assert lines[0] == f"- **{good}** may be read." and "do not read it as a reason" in lines[1]
 
 
+def test_a_map_without_any_correlation_depends_most_on_what_was_learned():
+    values = {"Grad-CAM layer3": -0.3, "Grad-CAM layer4": 0.1, "random": 1.0}
+    measured = {"r, randomised": {name: torch.full((4,), value) for name, value in values.items()}}
+    table = trust.summarize(measured, judged=[])
+    assert table["r, randomised"].tolist() == ["-0.30 ± 0.00", "0.10 ± 0.00 *", "1.00 ± 0.00"]
+
+
 def test_the_table_counts_constant_maps_out():
     table = trust.tabulate({"map": torch.tensor([1.0, torch.nan, 3.0])})
     assert table.loc["map"].tolist() == ["2.000", "1.000", "2"]

@@ -212,7 +212,8 @@ def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
 
 
 def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
-    """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *.
+    """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
+    the highest, or the lowest of LOWER_IS_BETTER, where the correlation with a randomised model is lowest at 0.
 
     Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 or a score
     no better than that of random maps, and those that it passes, but by less than two standard errors.
@@ -222,7 +223,8 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     for check, values in measured.items():
         sign = -1 if check in LOWER_IS_BETTER else 1
         known = {name: mean_and_error(value) for name, value in values.items()}
-        best = max(explained, key=lambda name: np.nan_to_num(sign * known[name][0], nan=-np.inf))  # noqa: B023
+        merit = {name: sign * (abs(mean) if check == "r, randomised" else mean) for name, (mean, _) in known.items()}
+        best = max(explained, key=lambda name: np.nan_to_num(merit[name], nan=-np.inf))  # noqa: B023
         for name, (mean, error) in known.items():
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
             if name not in explained or check not in judged:
