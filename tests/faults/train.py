@@ -66,9 +66,7 @@ def run(path: Path, name: str, parts: dict, loaders: tuple, epochs: int, dtype: 
     history = resume(path, {"optimizer": name}, **parts)
     for epoch in range(len(history), epochs):
         print("step", flush=True)
-        train = train_one_epoch(
-            model, train_batches, optimizer, scaler, epoch, dtype, warmup, average=average, radius=0.1
-        )
+        train = train_one_epoch(model, train_batches, optimizer, scaler, epoch, dtype, warmup, average=average)
         print("evaluation", flush=True)
         loss, accuracy = evaluate(model, validation_batches)
         row = {
