@@ -2,7 +2,7 @@
 
 NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to
 benchmarks/recipes/ and continues from its checkpoint in runs/recipes/. The environment variables `RECIPE_EPOCHS` and
-`RECIPE_IMAGES` shorten it. The test set is not looked at.
+`RECIPE_IMAGES` shorten it. Only the notebook's own recipe looks at the test set, once, after its last epoch.
 """
 
 import os
@@ -24,7 +24,7 @@ from utils.checkpoint import resume, save_checkpoint, write_json
 from utils.data import eval_loader, load_data, stratified_sample, train_loader
 from utils.environment import describe_environment
 from utils.muon import Muon
-from utils.training import evaluate, native_dtype, train_one_epoch
+from utils.training import evaluate, native_dtype, predict, score, train_one_epoch
 
 NOTEBOOK = {
     "optimizer": "Muon",
@@ -133,6 +133,7 @@ def train(name: str, seed: int) -> None:
     run = f"{name}-seed{seed}-{epochs}x{count}"
     checkpoint = Path(f"runs/recipes/{run}/checkpoint.pt")
     history = resume(checkpoint, config, **parts)
+    log = {"recipe": config, "environment": describe_environment(device), "history": history}
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         radius = recipe["radius"] if epoch >= epochs - recipe["sharpness-aware epochs"] else 0.0
@@ -146,10 +147,12 @@ def train(name: str, seed: int) -> None:
         history.append(row | {"seconds": time.perf_counter() - start})
         scheduler.step(row["validation loss"])
         save_checkpoint(checkpoint, config, history, **parts)
-        log = {"recipe": config, "environment": describe_environment(device), "history": history}
         write_json(Path(f"benchmarks/recipes/{run}.json"), log)
         accuracies = f"{row['validation accuracy']:.2f} %, averaged {row['averaged accuracy']:.2f} %"
         print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {accuracies}", flush=True)
+    if name == "notebook":
+        log["test"] = score(*predict(average, eval_loader(data.test_images, data.test_labels)))
+        write_json(Path(f"benchmarks/recipes/{run}.json"), log)
 
 
 def main() -> None:

@@ -55,3 +55,12 @@ def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
     log = json.loads(log.read_text())
     assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
     assert log["history"][0]["averaged accuracy"] > 0
+    assert "test" not in log
+
+
+def test_only_the_notebooks_recipe_is_tested(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECIPE_EPOCHS", "0")
+    monkeypatch.setenv("RECIPE_IMAGES", "260")
+    recipes.train("notebook", seed=0)
+    (log,) = (tmp_path / "benchmarks/recipes").iterdir()
+    assert 0 < json.loads(log.read_text())["test"]["accuracy"] < 100
