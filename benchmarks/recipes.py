@@ -100,6 +100,7 @@ def train(name: str, seed: int) -> None:
     epochs, count = int(os.environ.get("RECIPE_EPOCHS", 40)), int(os.environ.get("RECIPE_IMAGES", 45_000))
     recipe, data = NOTEBOOK | RECIPES[name], load_data()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # as in the notebook
     dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
     workers = 5 if device.type == "cuda" else 0
     validation = stratified_sample(data.train_labels, 5_000, seed)

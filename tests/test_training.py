@@ -94,13 +94,16 @@ def test_every_second_step_is_sharpness_aware(radius, passes):
     assert len(seen) == passes
 
 
-def test_weights_come_back_from_uphill_after_an_interrupt():
-    weight = torch.ones(3, requires_grad=True)
-    weight.grad = torch.tensor([0.0, 3.0, 4.0])
-    with pytest.raises(KeyboardInterrupt), uphill([weight], 10.0):
-        torch.testing.assert_close(weight.detach(), torch.tensor([1.0, 7.0, 9.0]))
+def test_weights_and_statistics_come_back_from_uphill_after_an_interrupt():
+    norm = nn.BatchNorm1d(2)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm.weight.grad, norm.bias.grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0, 0.0])
+    with pytest.raises(KeyboardInterrupt), uphill(norm, 10.0):
+        torch.testing.assert_close(norm.weight.detach(), torch.tensor([1.0, 7.0]))
+        torch.testing.assert_close(norm.bias.detach(), torch.tensor([8.0, 0.0]))
+        norm(torch.full((4, 2), torch.nan))
         raise KeyboardInterrupt
-    assert torch.equal(weight, torch.ones(3))
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
 def test_names_epoch_and_step_of_a_loss_that_is_not_finite():

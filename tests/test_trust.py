@@ -6,6 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from models import ResNet18
 from utils import trust
 from utils.gradcam import LAYERS, compute_cams
 
@@ -69,12 +70,15 @@ def test_a_class_blind_map_is_caught():
 def test_randomisation_replaces_the_parameters_from_the_last_layer_down(model):
     images = torch.randn(3, 3, 32, 32, generator=GENERATOR)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    stages = trust.randomization(model, images, torch.zeros(3, dtype=torch.long))
+    stages = trust.randomization(model, images, torch.zeros(3, dtype=torch.long), seed=1)
     assert list(stages) == ["linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     original = trust.explain(model, images, torch.zeros(3, dtype=torch.long))
     for stage in ("linear", "conv1"):
         assert trust.rank_correlation(original["Grad-CAM layer4"], stages[stage]["Grad-CAM layer4"]).nanmean() < 0.9
+    torch.manual_seed(1)
+    untrained = trust.explain(ResNet18().eval(), images, torch.zeros(3, dtype=torch.long))
+    assert all(torch.equal(maps, untrained[name]) for name, maps in stages["conv1"].items())
 
 
 def test_mosaics_show_the_class_asked_for_in_its_quarter():

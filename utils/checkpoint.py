@@ -85,6 +85,7 @@ def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
     earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
     write_atomically(copy, lambda name: shutil.copyfile(path, name))
     for name in earlier:
+        os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
         (drive / name).unlink()
 
 

@@ -48,7 +48,7 @@ def save_figure(figure: Figure, path: Path, palette: bool = True) -> Picture:
     if palette:
         picture = picture.quantize(256, kmeans=1)
     write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
-    return Picture(filename=path, alt=path.stem)
+    return Picture(filename=path, metadata={"alt": path.stem})  # Colab's IPython 7 knows no `alt`
 
 
 def history_table(history: list[dict]) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def take_step(model, optimizer, scaler, images, labels, dtype, smoothing, radius
 
     loss, right = differentiate()
     if radius:
-        with uphill(list(model.parameters()), radius):
+        with uphill(model, radius):
             differentiate()
     scaler.step(optimizer)
     scaler.update()
@@ -73,20 +73,22 @@ def take_step(model, optimizer, scaler, images, labels, dtype, smoothing, radius
 
 
 @contextmanager
-def uphill(weights: list[Tensor], radius: float) -> Iterator[None]:
-    """Move the weights by `radius` along their gradient (Foret et al. 2021, eq. 2), and back when the context ends."""
-    gradients = [weight.grad for weight in weights]
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    before = [weight.detach().clone() for weight in weights]
+def uphill(model: nn.Module, radius: float) -> Iterator[None]:
+    """Move the weights by `radius` along their gradient (Foret et al. 2021, eq. 2), and back when the context ends.
+
+    The statistics of a batch norm are put back, too: they belong to the weights before.
+    """
+    norm = torch.stack([weight.grad.norm() for weight in model.parameters()]).norm()
+    before = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.add_(gradient * (radius / norm))
+        for weight in model.parameters():
+            weight.add_(weight.grad * (radius / norm))
     try:
         yield
     finally:
         with torch.no_grad():
-            for weight, old in zip(weights, before, strict=True):
-                weight.copy_(old)
+            for tensor, old in before:
+                tensor.copy_(old)
 
 
 def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float = 1.0) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchcam.methods.gradient import GradCAMpp
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 
+from models import ResNet18
 from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_to_unit
 
 Maps = dict[str, Tensor]
@@ -79,18 +80,19 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
-def randomization(model: nn.Module, images: Tensor, classes: Tensor, seed: int = 0) -> dict[str, Maps]:
-    """Return the maps after the parameters are drawn anew from the last layer down (Adebayo et al. 2018).
+def randomization(model: nn.Module, images: Tensor, classes: Tensor, seed: int) -> dict[str, Maps]:
+    """Return the maps as an untrained network takes the model's place from the last layer down (Adebayo et al. 2018).
+
+    Args:
+        seed: of the untrained network; another one than that which the model began from.
 
     Returns:
         {last randomised module: maps}; at the end of it no learned parameter is left.
     """
     torch.manual_seed(seed)
-    model, maps = copy.deepcopy(model), {}
+    model, untrained, maps = copy.deepcopy(model), ResNet18(), {}
     for name in CASCADE:
-        for module in model.get_submodule(name).modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+        model.get_submodule(name).load_state_dict(untrained.get_submodule(name).state_dict())
         maps[name] = explain(model, images, classes)
     return maps
 
