@@ -132,7 +132,7 @@ def train(name: str, seed: int) -> None:
         "precision": str(dtype),
     }
     run = f"{name}-seed{seed}-{epochs}x{count}"
-    checkpoint = Path(f"runs/recipes/{run}/checkpoint.pt")
+    checkpoint, log_file = Path(f"runs/recipes/{run}/checkpoint.pt"), Path(f"benchmarks/recipes/{run}.json")
     history = resume(checkpoint, config, **parts)
     log = {"recipe": config, "environment": describe_environment(device), "history": history}
     for epoch in range(len(history), epochs):
@@ -148,12 +148,12 @@ def train(name: str, seed: int) -> None:
         history.append(row | {"seconds": time.perf_counter() - start})
         scheduler.step(row["validation loss"])
         save_checkpoint(checkpoint, config, history, **parts)
-        write_json(Path(f"benchmarks/recipes/{run}.json"), log)
+        write_json(log_file, log)
         accuracies = f"{row['validation accuracy']:.2f} %, averaged {row['averaged accuracy']:.2f} %"
         print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {accuracies}", flush=True)
     if name == "notebook":
         log["test"] = score(*predict(average, eval_loader(data.test_images, data.test_labels)))
-        write_json(Path(f"benchmarks/recipes/{run}.json"), log)
+        write_json(log_file, log)
 
 
 def main() -> None:
