@@ -552,7 +552,8 @@ def test_curves_so_far_can_be_plotted_after_an_interrupt(tmp_path):
 def test_workers_survive_an_interrupt_of_the_whole_process_group():
     images, labels, _ = draw_shapes(128, seed=0)
     loader = train_loader(images, labels, 16, seed=0, workers=2)
-    next(iter(loader))
+    batches = iter(loader)
+    next(batches), next(batches)  # one of each worker: both have started
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGINT)
     time.sleep(0.3)
