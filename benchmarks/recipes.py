@@ -2,7 +2,7 @@
 
 NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to
 benchmarks/recipes/ and continues from its checkpoint in runs/recipes/. The environment variables `RECIPE_EPOCHS` and
-`RECIPE_IMAGES` shorten it. Only the notebook's own recipe looks at the test set, once, after its last epoch.
+`RECIPE_IMAGES` shorten it. Only the notebook's own recipe looks at the test set, after its last epoch.
 """
 
 import os
@@ -158,9 +158,10 @@ def train(name: str, seed: int) -> None:
 
 def main() -> None:
     """Train the pairs of name and seed given, several of them in processes side by side."""
-    pairs = list(zip(sys.argv[1::2], map(int, sys.argv[2::2]), strict=True))
-    if not pairs or any(name not in RECIPES for name, _ in pairs):
+    names, seeds = sys.argv[1::2], sys.argv[2::2]
+    if not names or len(names) > len(seeds) or not set(names) <= set(RECIPES) or not all(map(str.isdigit, seeds)):
         sys.exit(f"name recipe and seed, as in 'notebook 0'; the recipes are {', '.join(RECIPES)}")
+    pairs = list(zip(names, map(int, seeds), strict=True))
     if len(pairs) == 1:
         return train(*pairs[0])
     load_data()  # fetched once, not by every process

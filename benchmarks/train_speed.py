@@ -153,6 +153,7 @@ def main(repeats: int = 5, cpu_images: int = 1_280) -> dict:
         method += f", extrapolated to {EPOCH_IMAGES:,} images"
     facts = {"ratio": statistics.median(ratios), "ratios": ratios, "method": method, "data": data.name}
     facts["memory"] = "GPU, with the other way's idle model" if DEVICE.type == "cuda" else "whole process, both ways"
+    facts["compile seconds"] = 0.0  # nothing is compiled, see speed.md
     facts["precision"] = f"float32 (convolutions in TF32 where cuDNN has it) against {native_dtype(DEVICE)}"
     facts |= describe_environment(DEVICE) | {"cores": os.cpu_count(), "cpu": torch.backends.cpu.get_cpu_capability()}
     print("\n".join(f"{name}: {fact}" for name, fact in facts.items()))

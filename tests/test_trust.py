@@ -185,8 +185,11 @@ def test_the_summary_marks_the_best_and_names_what_fails():
 def test_a_map_without_any_correlation_depends_most_on_what_was_learned():
     values = {"Grad-CAM layer3": -0.3, "Grad-CAM layer4": 0.1, "random": 1.0}
     measured = {"r, randomised": {name: torch.full((4,), value) for name, value in values.items()}}
-    table = trust.summarize(measured, judged=[])
+    table = trust.summarize(measured, judged=["r, randomised"])
     assert table["r, randomised"].tolist() == ["-0.30 ± 0.00", "0.10 ± 0.00 *", "1.00 ± 0.00"]
+    assert table["fails"].tolist() == ["", "", ""]
+    measured["r, randomised"]["Grad-CAM layer3"] -= 0.3  # the same map, inverted
+    assert trust.summarize(measured, judged=["r, randomised"])["fails"].tolist() == ["r, randomised", "", ""]
 
 
 def test_the_table_counts_constant_maps_out():

@@ -74,7 +74,10 @@ def torchcam_pp(model: nn.Module, images: Tensor, classes: list[int]) -> dict[st
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Spearman's correlation of each pair of maps (N, H, W): (N,), NaN where a map is constant."""
+    """Return Spearman's rho = cov(R_a, R_b) / (sd R_a sd R_b) of the ranks R of two maps each (N, H, W): (N,).
+
+    It is NaN where a map is constant.
+    """
     ranks = [rankdata(maps.flatten(1).cpu().double().numpy(), axis=1) for maps in (first, second)]
     a, b = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -130,7 +133,8 @@ def explain_mosaics(model: nn.Module, images: Tensor, classes: Tensor) -> Maps:
 def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
     """Return the share of maps (4 N, 2 H, 2 W) inside their quarters, averaged over the four asked of a mosaic: (N,).
 
-    Chance, and the share of a map of zeros, is 0.25.
+    A share is sum_{p in quarter} M_p / sum_p M_p (Böhle et al. 2021, the localisation metric). Chance, and the share of
+    a map of zeros, is 0.25.
     """
     height, width = maps.shape[1] // 2, maps.shape[2] // 2
     sums = maps.unflatten(1, (2, height)).unflatten(3, (2, width)).sum((2, 4)).flatten(1)  # (N, 4)
@@ -161,7 +165,7 @@ def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: 
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
     Returns:
-        (2, steps + 1, N): deletion and insertion, from no pixel to all.
+        (2, steps + 1, N): deletion and insertion, from no pixel to all; the areas under them are the paper's scores.
     """
     blurred, ranks, curves = blur(images), pixel_ranks(maps), torch.empty(2, steps + 1, len(images))
     for step in range(steps + 1):
@@ -215,7 +219,7 @@ def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
 
 def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
-    the highest, or the lowest of LOWER_IS_BETTER, where the correlation with a randomised model is lowest at 0.
+    the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
     Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 or a score
     no better than that of random maps, and those that it passes, but by less than two standard errors.
@@ -231,8 +235,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
             if name not in explained or check not in judged:
                 continue
-            limit = 0.5 if check in CORRELATIONS else values["random"]
-            gain, gain_error = mean_and_error(sign * (values[name] - limit))
+            gain, gain_error = merit[name] + 0.5, error
+            if check not in CORRELATIONS:
+                gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
             if not gain > 0:
                 fails.setdefault(name, []).append(check)
             elif not gain >= 2 * gain_error:
