@@ -34,6 +34,12 @@ def test_training_left_one_table():
     assert len([output for output in cell.outputs if output.output_type == "display_data"]) == 1
 
 
+def test_training_continues_the_weights_even_after_later_cells_ran():
+    """They make `model` the average of the weights."""
+    (cell,) = [cell for cell in CODE if "train_one_epoch(" in cell.source]
+    assert not re.search(r"\bmodel\b", cell.source.replace('parts["model"]', ""))
+
+
 def test_shows_twenty_grids():
     (cell,) = [cell for cell in CODE if "plot_cam_grid(" in cell.source]
     assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 20

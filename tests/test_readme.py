@@ -3,22 +3,43 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
 from utils.check_weights import check_same_run
 
 README = Path("README.md").read_text()
+TEXT = " ".join(README.split())
 RESULTS = json.loads(Path("images/results.json").read_text())
 
 
-def test_quotes_the_measured_accuracies():
+def test_quotes_the_published_accuracy():
     (quoted,) = re.findall(r"\*\*this notebook\*\* .* \| (\d+) \| ([\d.]+) % \|", README)
     assert len(RESULTS["history"]) == RESULTS["config"]["epochs"]
     assert quoted == (str(len(RESULTS["history"])), f"{RESULTS['published']['accuracy']:.2f}")
-    held_out = {end: f"{scores['validation accuracy']:.2f} %" for end, scores in RESULTS["held-out"].items()}
-    assert f"are right on {held_out['average']} of" in README
-    assert f"those of the last step: {held_out['last step']}" in README
+    assert f"only gets {RESULTS['published']['accuracy']:.2f} %" in TEXT
+
+
+def test_quotes_every_seed():
+    ends = [RESULTS["held-out"][end]["validation accuracy"] for end in ("last step", "average")]
+    runs = {RESULTS["config"]["seed"]: [*ends, RESULTS["published"]["accuracy"]]}
+    for path in Path("benchmarks/recipes").glob("notebook-seed*.json"):
+        log = json.loads(path.read_text())
+        last = log["history"][-1]
+        runs[log["recipe"]["seed"]] = [last["validation accuracy"], last["averaged accuracy"], log["test"]["accuracy"]]
+    for seed, figures in runs.items():
+        (row,) = re.findall(rf"^\| {seed}\b.*", README, re.MULTILINE)
+        assert " | ".join(f"{figure:.2f} %" for figure in figures) in row
+    means = [f"{mean(column):.2f} ± {stdev(column):.2f} %" for column in zip(*runs.values(), strict=True)]
+    assert f"| mean ± standard deviation | {' | '.join(means)} |" in README
+
+
+def test_quotes_the_calibration():
+    sure = RESULTS["confidence"]
+    figures = (f"{100 * sure['all']:.1f} %", f"{RESULTS['published']['calibration error']:.3f}")
+    assert "mean confidence is {}, its calibration error {}.".format(*figures) in TEXT
+    assert f"it is {100 * sure['errors']:.1f} % confident, on the 20 shown {100 * sure['shown']:.1f} %." in TEXT
 
 
 def test_shows_the_run_whose_weights_are_published():
@@ -28,16 +49,31 @@ def test_shows_the_run_whose_weights_are_published():
 
 @pytest.mark.parametrize("method", ["Grad-CAM ", "Grad-CAM++ "])
 def test_quotes_the_measured_correlations(method):
-    means = [mean for name, (mean, _) in RESULTS["trust"]["r, true class"].items() if name.startswith(method)]
-    assert f"{min(means):.2f} to {max(means):.2f}" in README
+    means = [r for name, (r, _) in RESULTS["trust"]["r, true class"].items() if name.startswith(method)]
+    assert f"{min(means):.2f} to {max(means):.2f}" in TEXT
+
+
+@pytest.mark.parametrize("name", RESULTS["trust"]["pointing"])
+def test_tabulates_the_measurements(name):
+    checks = ("r, true class", "r, randomised", "pointing", "deletion", "insertion", "repair by predicted")
+    means = [f"{RESULTS['trust'][check][name][0]:.2f}" for check in checks]
+    assert f"| {name} | {' | '.join(means)} |" in README.replace("**", "")
 
 
 def test_names_the_maps_that_pass():
-    trust = RESULTS["trust"]
-    assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in README
-    learned = {name: mean for name, (mean, _) in trust["r, randomised"].items() if name.startswith("Grad-CAM++")}
-    assert f"it correlates at {min(learned.values()):.2f} to {max(learned.values()):.2f}" in README
-    assert f"from the network's own start, {learned['Grad-CAM++ layer4']:.2f}" in README
+    trust, cascade, fails = RESULTS["trust"], RESULTS["cascade"], RESULTS["fails"]
+    assert [name for name in fails if "CAM" in name and not fails[name]] == ["Grad-CAM layer4"]
+    assert all("deletion" in fails[f"Grad-CAM layer{layer}"] for layer in (1, 2, 3))
+    assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in TEXT
+    learned = [r for name, (r, _) in trust["r, randomised"].items() if name.startswith("Grad-CAM++")]
+    assert f"{min(learned):.2f} to {max(learned):.2f}, but that of `layer1`" in TEXT
+    keeps = (f"{cascade['bn1'][f'Grad-CAM++ layer{layer}']:.2f}" for layer in (1, 2))
+    assert "it keeps {}, that of `layer2` {}.".format(*keeps) in TEXT
+    assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3`" in TEXT
+    assert f"from the network's own start, {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f}" in TEXT
+    repairs = {name: 100 * share for name, (share, _) in trust["repair by predicted"].items()}
+    assert f"most mistakes ({repairs['Grad-CAM layer3']:.3g} %; `layer4` {repairs['Grad-CAM layer4']:.3g} %" in TEXT
+    assert f"the blob {repairs['centre blob']:.3g} %, random pixels {repairs['random']:.3g} %" in TEXT
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
