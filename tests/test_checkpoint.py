@@ -1,10 +1,9 @@
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models import ResNet18
-from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights, write_atomically
+from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights
 
 CONFIG = {"seed": 0, "learning rate": 0.1}
 
@@ -62,27 +61,3 @@ def test_published_weights_come_back_rounded_to_half_precision(tmp_path):
     assert (tmp_path / "weights.safetensors").stat().st_size < 23e6
     for expected, found in zip(model.parameters(), other.parameters(), strict=True):
         assert found.dtype == torch.float32 and torch.equal(found, expected.half().float())
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    path, model = tmp_path / "weights.safetensors", nn.Linear(3, 2)
-    with pytest.raises(FileNotFoundError, match="check out the file again"):
-        load_weights(path, model)
-    save_weights(path, nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"weight should be \(2, 3\), is \(2, 4\)"):
-        load_weights(path, model)
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="damaged"):
-        load_weights(path, model)
-    save_file({name: weight.int() for name, weight in model.state_dict().items()}, path)
-    assert load_file(path)["weight"].dtype == torch.int32
-    with pytest.raises(ValueError, match="floating point"):
-        load_weights(path, model)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, lambda name: (_ for _ in ()).throw(OSError("disk full")))
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

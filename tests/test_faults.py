@@ -438,14 +438,6 @@ def test_what_a_kill_left_is_removed_by_the_next_write(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize("mode", environment.MODES)
-def test_only_a_full_run_writes_to_the_committed_folders(mode, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = environment.output_folder(mode)
-    assert (folder.parts[0] == "images") == (mode == "full")
-    assert folder.parts[0] != "models"
-
-
 def test_smoke_is_never_a_full_run(monkeypatch):
     monkeypatch.setenv("S8_SMOKE", "1")
     monkeypatch.setenv("S8_MODE", "full")
