@@ -68,6 +68,7 @@ RECIPES = {
     "half_cut": {"cut-out probability": 0.5},
     "half_rotated": {"rotation probability": 0.5},
     "float16": {"precision": "float16"},
+    "float32": {"precision": "float32"},
 }
 
 
