@@ -77,6 +77,14 @@ def test_names_the_maps_that_pass():
     assert f"the blob {repairs['centre blob']:.3g} %, random pixels {repairs['random']:.3g} %" in TEXT
 
 
+def test_quotes_the_measured_speed():
+    training, maps = (json.loads(Path(f"benchmarks/speed/{name}_speed.json").read_text()) for name in ("train", "cam"))
+    slow, fast = (training[way]["seconds per epoch"] for way in ("assignment", "repository"))
+    assert f"| {slow:,.0f} s | {fast:,.0f} s | {training['ratio']:.1f} |" in README
+    slow, fast = (maps[f"seconds, {way}"] for way in ("one call a map", "compute_cams"))
+    assert f"| {slow:.2f} s | {fast:.2f} s | {maps['ratio']:.0f} |" in README
+
+
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
 def test_links_lead_somewhere(path):
     assert Path(path).exists()
