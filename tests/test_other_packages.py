@@ -1,7 +1,7 @@
 """Our maps beside those of two other packages.
 
 captum is among requirements-dev.txt. grad-cam needs another build of OpenCV, so it is only compared with where it is
-installed: pip install --no-deps grad-cam ttach scikit-learn
+installed: pip install scikit-learn; pip install --no-deps grad-cam ttach
 """
 
 import cv2
