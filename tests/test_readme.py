@@ -24,7 +24,7 @@ def test_quotes_the_published_accuracy():
 def test_quotes_every_seed():
     ends = [RESULTS["held-out"][end]["validation accuracy"] for end in ("last step", "average")]
     runs = {RESULTS["config"]["seed"]: [*ends, RESULTS["published"]["accuracy"]]}
-    for path in Path("benchmarks/recipes").glob("notebook-seed*.json"):
+    for path in sorted(Path("benchmarks/recipes").glob("notebook-seed*.json")):
         log = json.loads(path.read_text())
         last = log["history"][-1]
         runs[log["recipe"]["seed"]] = [last["validation accuracy"], last["averaged accuracy"], log["test"]["accuracy"]]
@@ -33,6 +33,11 @@ def test_quotes_every_seed():
         assert " | ".join(f"{figure:.2f} %" for figure in figures) in row
     means = [f"{mean(column):.2f} ± {stdev(column):.2f} %" for column in zip(*runs.values(), strict=True)]
     assert f"| mean ± standard deviation | {' | '.join(means)} |" in README
+    last, average, _ = ([f"{figure:.2f} %" for figure in column] for column in zip(*runs.values(), strict=True))
+    assert f"| none | {' | '.join(average)} |" in README
+    assert f"| no average: the weights of the last step | {' | '.join(last)} |" in README
+    first_end = json.loads(Path("benchmarks/recipes/first_end-seed0.json").read_text())["held-out"]["average"]
+    assert f"the rates halved once more | {first_end['validation accuracy']:.2f} % |" in README
 
 
 def test_quotes_the_calibration():
