@@ -83,8 +83,8 @@ def plot_curves(history: list[dict], title: str, average: dict[str, float] | Non
         smoothed = ", smoothed labels" if part == "train" else ""
         loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part + smoothed)
         accuracy.plot(epochs, [row[f"{part} accuracy"] for row in history], style, marker=".", label=part)
-    for axis, what in ((loss, "loss"), (accuracy, "accuracy")):
-        if average:
+    if average and history:
+        for axis, what in ((loss, "loss"), (accuracy, "accuracy")):
             axis.plot(epochs[-1], average[f"validation {what}"], "k*", label="validation, averaged weights", zorder=3)
     rate.step(epochs, [row["learning rate"] for row in history], where="mid", marker=".")
     rate.set_yscale("log")
