@@ -42,10 +42,10 @@ def test_figures_are_small_and_are_closed(tmp_path):
     figures = {
         "grid": plot_cam_grid(IMAGES[0], one, "title"),
         "sheet": plot_masks(IMAGES, CAMS["gradcam"], titles, "title"),
-        "curves": plot_curves([ROW, ROW | {"epoch": 2}], "title", {"validation loss": 1, "validation accuracy": 2}),
+        "curves": plot_curves([ROW, ROW | {"epoch": 2}], "title", ROW),
         "few": plot_misclassified(IMAGES[:3], titles[:3], "caption", "title"),
         "none": plot_misclassified(IMAGES[:0], [], "caption", "title"),
-        "not trained": plot_curves([], "title"),
+        "not trained": plot_curves([], "title", ROW),
     }
     for name, figure in figures.items():
         path = tmp_path / f"{name}.png"

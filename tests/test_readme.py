@@ -31,9 +31,10 @@ def test_quotes_every_seed():
     for seed, figures in runs.items():
         (row,) = re.findall(rf"^\| {seed}\b.*", README, re.MULTILINE)
         assert " | ".join(f"{figure:.2f} %" for figure in figures) in row
-    means = [f"{mean(column):.2f} ± {stdev(column):.2f} %" for column in zip(*runs.values(), strict=True)]
+    columns = list(zip(*runs.values(), strict=True))
+    means = [f"{mean(column):.2f} ± {stdev(column):.2f} %" for column in columns]
     assert f"| mean ± standard deviation | {' | '.join(means)} |" in README
-    last, average, _ = ([f"{figure:.2f} %" for figure in column] for column in zip(*runs.values(), strict=True))
+    last, average, _ = ([f"{figure:.2f} %" for figure in column] for column in columns)
     assert f"| none | {' | '.join(average)} |" in README
     assert f"| no average: the weights of the last step | {' | '.join(last)} |" in README
     first_end = json.loads(Path("benchmarks/recipes/first_end-seed0.json").read_text())["held-out"]["average"]

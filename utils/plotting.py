@@ -75,7 +75,7 @@ def plot_misclassified(images: Tensor, titles: Sequence[str], caption: str, titl
     return figure
 
 
-def plot_curves(history: list[dict], title: str, average: dict[str, float] | None = None) -> Figure:
+def plot_curves(history: list[dict], title: str, average: dict[str, float]) -> Figure:
     """Plot loss, accuracy and learning rate over the epochs of a history, and a star where the average ends."""
     figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -83,7 +83,7 @@ def plot_curves(history: list[dict], title: str, average: dict[str, float] | Non
         smoothed = ", smoothed labels" if part == "train" else ""
         loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part + smoothed)
         accuracy.plot(epochs, [row[f"{part} accuracy"] for row in history], style, marker=".", label=part)
-    if average and history:
+    if history:
         for axis, what in ((loss, "loss"), (accuracy, "accuracy")):
             axis.plot(epochs[-1], average[f"validation {what}"], "k*", label="validation, averaged weights", zorder=3)
     rate.step(epochs, [row["learning rate"] for row in history], where="mid", marker=".")

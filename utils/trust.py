@@ -221,8 +221,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
-    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 or a score
-    no better than that of random maps, and those that it passes, but by less than two standard errors.
+    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation of 0.5 or more (with
+    a randomised model of either sign) or a score no better than that of random maps, and those that it passes, but by
+    less than two standard errors.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
     table, fails, unclear = pd.DataFrame(), {}, {}
@@ -235,8 +236,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
             if name not in explained or check not in judged:
                 continue
-            gain, gain_error = merit[name] + 0.5, error
-            if check not in CORRELATIONS:
+            if check in CORRELATIONS:
+                gain, gain_error = merit[name] + 0.5, error
+            else:
                 gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
             if not gain > 0:
                 fails.setdefault(name, []).append(check)
