@@ -83,6 +83,17 @@ def test_names_the_maps_that_pass():
     assert f"the blob {repairs['centre blob']:.3g} %, random pixels {repairs['random']:.3g} %" in TEXT
 
 
+def test_quotes_the_maps_of_the_other_network():
+    other = json.loads(Path("benchmarks/recipes/maps-seed1.json").read_text())
+    trust, fails = other["trust"], other["fails"]
+    assert [name for name in fails if "CAM" in name and not fails[name]] == ["Grad-CAM layer3", "Grad-CAM layer4"]
+    assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
+    same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
+    assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
+    deletion = [trust["deletion"][name][0] for name in ("Grad-CAM layer3", "random")]
+    assert "its deletion is {:.2f}, that of random pixels {:.2f}.".format(*deletion) in TEXT
+
+
 def test_quotes_the_measured_speed():
     training, maps = (json.loads(Path(f"benchmarks/speed/{name}_speed.json").read_text()) for name in ("train", "cam"))
     slow, fast = (training[way]["seconds per epoch"] for way in ("assignment", "repository"))
