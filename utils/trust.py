@@ -221,9 +221,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
-    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation of 0.5 or more (with
-    a randomised model of either sign) or a score no better than that of random maps, and those that it passes, but by
-    less than two standard errors.
+    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 (with a
+    randomised model of either sign) or a score below that of random maps, and those where it is unclear: where it is
+    less than two standard errors from that limit, on either side.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
     table, fails, unclear = pd.DataFrame(), {}, {}
@@ -240,9 +240,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
                 gain, gain_error = merit[name] + 0.5, error
             else:
                 gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
-            if not gain > 0:
+            if gain <= -2 * gain_error:
                 fails.setdefault(name, []).append(check)
-            elif not gain >= 2 * gain_error:
+            elif not gain >= 2 * gain_error:  # also where it is NaN
                 unclear.setdefault(name, []).append(check)
     columns = {"fails": fails, "unclear": unclear}
     return table.assign(
@@ -256,10 +256,10 @@ def verdict(summary: pd.DataFrame) -> str:
     for name, row in summary[summary.index.str.contains("CAM")].iterrows():
         if "r, true class" in row["fails"]:
             advice = "is much the same map for the true class: do not read it as a reason for the predicted one"
-        elif row["fails"]:
+        elif row["fails"] or row["unclear"]:
             advice = "is not to be relied on"
         else:
-            advice = "may be read" + (", with care" if row["unclear"] else "")
+            advice = "may be read"
         details = [f"{column}: {row[column]}" for column in ("fails", "unclear") if row[column]]
         lines.append(f"- **{name}** {advice}" + (f" ({'. '.join(details)})." if details else "."))
     return "\n".join(lines)
