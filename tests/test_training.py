@@ -17,9 +17,9 @@ def tiny_model():
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10))
 
 
-def train(model, loader, rate=0.0, **options):
+def train(model, loader, rate=0.0, scaled=False, **options):
     optimizer = torch.optim.SGD(model.parameters(), rate)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     return train_one_epoch(model, loader, optimizer, scaler, 0, torch.float32, **options)
 
 
@@ -69,7 +69,8 @@ def test_the_average_takes_in_the_weights_of_every_step():
     torch.testing.assert_close(average.module[3].weight.detach(), expected)
 
 
-def test_a_sharpness_aware_step_takes_the_gradient_of_the_highest_loss_nearby():
+@pytest.mark.parametrize("scaled", [False, True], ids=["as it is", "scaled, as for float16"])
+def test_a_sharpness_aware_step_takes_the_gradient_of_the_highest_loss_nearby(scaled):
     model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=200, seed=0)  # one step, the first
     loader.sampler.set_epoch(0)
     ((images, labels),) = loader
@@ -82,7 +83,7 @@ def test_a_sharpness_aware_step_takes_the_gradient_of_the_highest_loss_nearby():
     length = sum(part.square().sum() for part in up.values()).sqrt()
     there = gradient({name: weight + 0.5 * up[name] / length for name, weight in weights.items()})
     expected = {name: (weight - 0.1 * there[name]).detach() for name, weight in weights.items()}
-    train(model, loader, rate=0.1, radius=0.5)
+    train(model, loader, rate=0.1, scaled=scaled, radius=0.5)
     torch.testing.assert_close(dict(model.state_dict()), expected)
 
 
