@@ -222,8 +222,8 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
     Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 (with a
-    randomised model of either sign) or a score below that of random maps, and those where it is unclear: where it is
-    less than two standard errors from that limit, on either side.
+    randomised model of either sign) or a score worse than that of random maps, and those where that is unclear: less
+    than two standard errors from the limit, on either side.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
     table, fails, unclear = pd.DataFrame(), {}, {}
