@@ -2,7 +2,7 @@
 
 NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to
 benchmarks/recipes/ and continues from its checkpoint in runs/recipes/. The environment variables `RECIPE_EPOCHS` and
-`RECIPE_IMAGES` shorten it. Only the notebook's own recipe looks at the test set, after its last epoch.
+`RECIPE_IMAGES` shorten it. Only whole runs of the notebook's own recipe look at the test set, after their last epoch.
 """
 
 import os
@@ -72,6 +72,16 @@ RECIPES = {
 }
 
 
+def shorten(recipe: dict, epochs: int, images: int) -> dict:
+    """Return the recipe for fewer epochs and images: what it fixes in epochs or steps keeps its share of the run."""
+    steps = epochs * images / (40 * 45_000)
+    return recipe | {
+        "averaging": max(0.0, 1 - (1 - recipe["averaging"]) / steps),
+        "sharpness-aware epochs": round(recipe["sharpness-aware epochs"] * epochs / 40),
+        "patience": round(recipe["patience"] * epochs / 40),
+    }
+
+
 def build(recipe: dict) -> nn.Module:
     """Return the network with the recipe's normalisation and initialisation."""
     if recipe["norm"] == "batch":
@@ -99,7 +109,8 @@ def make_optimizer(model: nn.Module, recipe: dict, dtype: torch.dtype) -> torch.
 def train(name: str, seed: int) -> None:
     """Train one recipe as the notebook does, and log every epoch, with and without the average of the weights."""
     epochs, count = int(os.environ.get("RECIPE_EPOCHS", 40)), int(os.environ.get("RECIPE_IMAGES", 45_000))
-    recipe, data = NOTEBOOK | RECIPES[name], load_data()
+    recipe, data = shorten(NOTEBOOK | RECIPES[name], epochs, count), load_data()
+    whole = (epochs, count) == (40, 45_000)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # as in the notebook
     dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
@@ -145,14 +156,14 @@ def train(name: str, seed: int) -> None:
         row = {"epoch": epoch + 1, "learning rate": optimizer.param_groups[0]["lr"]}
         row |= {"train loss": loss, "train accuracy": accuracy}
         row["validation loss"], row["validation accuracy"] = evaluate(model, held_out, dtype)
-        row["averaged loss"], row["averaged accuracy"] = evaluate(average, held_out, dtype)
+        if whole or epoch + 1 == epochs:
+            row["averaged loss"], row["averaged accuracy"] = evaluate(average, held_out, dtype)
         history.append(row | {"seconds": time.perf_counter() - start})
         scheduler.step(row["validation loss"])
         save_checkpoint(checkpoint, config, history, **parts)
         write_json(log_file, log)
-        accuracies = f"{row['validation accuracy']:.2f} %, averaged {row['averaged accuracy']:.2f} %"
-        print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {accuracies}", flush=True)
-    if name == "notebook":
+        print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {row['validation accuracy']:.2f} %", flush=True)
+    if whole and name == "notebook":
         log["test"] = score(*predict(average, eval_loader(data.test_images, data.test_labels)))
         write_json(log_file, log)
 

@@ -47,6 +47,13 @@ def test_recipes_start_from_the_notebooks(monkeypatch):
     assert f"FACTOR, PATIENCE = {recipes.NOTEBOOK['factor']}, {recipes.NOTEBOOK['patience']} " in cell.source
 
 
+def test_a_shorter_run_keeps_its_shares():
+    assert recipes.shorten(recipes.NOTEBOOK, 40, 45_000) == pytest.approx(recipes.NOTEBOOK)
+    short = recipes.shorten(recipes.NOTEBOOK, 20, 4_500)
+    assert short["averaging"] == pytest.approx(0.98)  # 50 of 352 steps, where a whole run has 1,000 of 7,040
+    assert (short["sharpness-aware epochs"], short["patience"]) == (4, 1)
+
+
 def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
     monkeypatch.setenv("RECIPE_EPOCHS", "1")
     monkeypatch.setenv("RECIPE_IMAGES", "260")
