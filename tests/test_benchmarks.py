@@ -50,7 +50,7 @@ def test_recipes_start_from_the_notebooks(monkeypatch):
 def test_a_shorter_run_keeps_its_shares():
     assert recipes.shorten(recipes.NOTEBOOK, 40, 45_000) == pytest.approx(recipes.NOTEBOOK)
     short = recipes.shorten(recipes.NOTEBOOK, 20, 4_500)
-    assert short["averaging"] == pytest.approx(0.98)  # 50 of 352 steps, where a whole run has 1,000 of 7,040
+    assert short["averaging"] == pytest.approx(0.98)  # 50 of 340 steps, where a whole run averages over 1,000 of 7,000
     assert (short["sharpness-aware epochs"], short["patience"]) == (4, 1)
 
 

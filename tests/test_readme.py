@@ -41,6 +41,17 @@ def test_quotes_every_seed():
     assert f"the rates halved once more | {first_end['validation accuracy']:.2f} % |" in README
 
 
+SMALL = sorted(Path("benchmarks/recipes").glob("*-seed0-20x4500.json"))
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_tabulates_the_ablation_in_small(path):
+    last = json.loads(path.read_text())["history"][-1]
+    figures = [last[name] for name in ("train accuracy", "validation accuracy", "averaged accuracy")]
+    row = " | ".join([f"`{path.stem.split('-')[0]}`", *(f"{figure:.2f} %" for figure in figures)])
+    assert f"| {row} |" in README
+
+
 def test_quotes_the_calibration():
     sure = RESULTS["confidence"]
     figures = (f"{100 * sure['all']:.1f} %", f"{RESULTS['published']['calibration error']:.3f}")
