@@ -26,6 +26,7 @@ from utils.environment import describe_environment
 from utils.muon import Muon
 from utils.training import evaluate, native_dtype, predict, score, train_one_epoch
 
+EPOCHS, IMAGES = 40, 45_000  # of a whole run
 NOTEBOOK = {
     "optimizer": "Muon",
     "rate": 0.03,
@@ -74,11 +75,11 @@ RECIPES = {
 
 def shorten(recipe: dict, epochs: int, images: int) -> dict:
     """Return the recipe for fewer epochs and images: what it fixes in epochs or steps keeps its share of the run."""
-    steps = epochs * images / (40 * 45_000)
+    steps = epochs * images / (EPOCHS * IMAGES)
     return recipe | {
         "averaging": max(0.0, 1 - (1 - recipe["averaging"]) / steps),
-        "sharpness-aware epochs": round(recipe["sharpness-aware epochs"] * epochs / 40),
-        "patience": round(recipe["patience"] * epochs / 40),
+        "sharpness-aware epochs": round(recipe["sharpness-aware epochs"] * epochs / EPOCHS),
+        "patience": round(recipe["patience"] * epochs / EPOCHS),
     }
 
 
@@ -108,9 +109,9 @@ def make_optimizer(model: nn.Module, recipe: dict, dtype: torch.dtype) -> torch.
 
 def train(name: str, seed: int) -> None:
     """Train one recipe as the notebook does, and log every epoch, with and without the average of the weights."""
-    epochs, count = int(os.environ.get("RECIPE_EPOCHS", 40)), int(os.environ.get("RECIPE_IMAGES", 45_000))
+    epochs, count = int(os.environ.get("RECIPE_EPOCHS", EPOCHS)), int(os.environ.get("RECIPE_IMAGES", IMAGES))
     recipe, data = shorten(NOTEBOOK | RECIPES[name], epochs, count), load_data()
-    whole = (epochs, count) == (40, 45_000)
+    whole = (epochs, count) == (EPOCHS, IMAGES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # as in the notebook
     dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
