@@ -108,7 +108,7 @@ def make_optimizer(model: nn.Module, recipe: dict, dtype: torch.dtype) -> torch.
 
 
 def train(name: str, seed: int) -> None:
-    """Train one recipe as the notebook does, and log every epoch, with and without the average of the weights."""
+    """Train one recipe as the notebook does and log every epoch; a short run scores its average after the last only."""
     epochs, count = int(os.environ.get("RECIPE_EPOCHS", EPOCHS)), int(os.environ.get("RECIPE_IMAGES", IMAGES))
     recipe, data = shorten(NOTEBOOK | RECIPES[name], epochs, count), load_data()
     whole = (epochs, count) == (EPOCHS, IMAGES)
