@@ -65,7 +65,7 @@ RECIPES = {
     "shorter_memory": {"averaging": 0.998},
     "longer_memory": {"averaging": 0.9995},
     "never_sharp": {"sharpness-aware epochs": 0},
-    "always_sharp": {"sharpness-aware epochs": 40},
+    "always_sharp": {"sharpness-aware epochs": EPOCHS},
     "half_cut": {"cut-out probability": 0.5},
     "half_rotated": {"rotation probability": 0.5},
     "float16": {"precision": "float16"},
