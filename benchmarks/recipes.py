@@ -40,7 +40,7 @@ NOTEBOOK = {
     "factor": 0.5,
     "patience": 2,
     "norm": "layer",
-    "zero-initialised last scales": True,
+    "zero-initialised last scales": False,
     "cut-out probability": 1.0,
     "rotation probability": 1.0,
     "flip": False,
@@ -55,7 +55,7 @@ RECIPES = {
     "sgd": {"optimizer": "SGD", "rate": 0.1, "weight decay": 5e-4},
     "no_smoothing": {"label smoothing": 0.0},
     "no_decay": {"weight decay": 0.0},
-    "usual_last_scales": {"zero-initialised last scales": False},
+    "zero_last_scales": {"zero-initialised last scales": True},
     "batch_128": {"batch size": 128},
     "half_rate": {"rate": 0.015},
     "double_rate": {"rate": 0.06},
@@ -90,10 +90,10 @@ def build(recipe: dict) -> nn.Module:
             model = ResNet18()
     else:
         model = ResNet18()
-    if not recipe["zero-initialised last scales"]:
+    if recipe["zero-initialised last scales"]:  # blocks start as their shortcuts: Goyal et al. 2017
         for name, weight in model.named_parameters():
             if name.endswith("bn2.weight"):
-                nn.init.ones_(weight)
+                nn.init.zeros_(weight)
     return model
 
 

@@ -32,7 +32,6 @@ class BasicBlock(nn.Module):
         self.bn1 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = GroupNorm(out_channels)
-        nn.init.zeros_(self.bn2.weight)  # each block starts as its shortcut: Goyal et al. 2017 (arXiv:1706.02677)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import cam_speed, recipes, train_speed
 from tests.test_notebook import CODE
@@ -52,6 +53,13 @@ def test_a_shorter_run_keeps_its_shares():
     short = recipes.shorten(recipes.NOTEBOOK, 20, 4_500)
     assert short["averaging"] == pytest.approx(0.98)  # 50 of 340 steps, where a whole run averages over 1,000 of 7,000
     assert (short["sharpness-aware epochs"], short["patience"]) == (4, 1)
+
+
+def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():
+    x = torch.rand(1, 64, 8, 8)
+    for name, same in (("notebook", False), ("zero_last_scales", True)):
+        block = recipes.build(recipes.NOTEBOOK | recipes.RECIPES[name]).layer1[0]
+        assert torch.allclose(block(x), x) == same
 
 
 def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
