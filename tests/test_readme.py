@@ -92,7 +92,8 @@ def test_names_the_maps_that_pass():
     classifier = [r for name, r in cascade["linear"].items() if name.startswith("Grad-CAM++")]
     assert f"leaves it at {min(classifier):.2f} to {max(classifier):.2f}" in TEXT
     assert f"`layer1` keeps {cascade['layer2']['Grad-CAM++ layer1']:.2f} until `layer1` itself" in TEXT
-    assert f"`layer4` still has {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when nothing learned" in TEXT
+    assert f"`layer4` falls to {cascade['layer4']['Grad-CAM++ layer4']:.2f} once `layer4` is random" in TEXT
+    assert f"is back at {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when nothing learned is left" in TEXT
     assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3`" in TEXT
     maps = ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4", "centre blob", "random"]
     repairs = [f"{100 * trust['repair by predicted'][name][0]:.3g}" for name in maps]
