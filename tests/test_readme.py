@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,9 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
+    assert f"(*r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f})" in TEXT
+    deletion = [trust["deletion"][name][0] for name in ("Grad-CAM layer2", "Grad-CAM layer3", "random")]
+    assert "random pixels ({:.2f}, {:.2f} and {:.2f})".format(*deletion) in TEXT
 
 
 def test_quotes_the_measured_speed():
@@ -116,6 +120,9 @@ def test_quotes_the_measured_speed():
     assert f"| {slow:,.0f} s | {fast:,.0f} s | {training['ratio']:.1f} |" in README
     slow, fast = (maps[f"seconds, {way}"] for way in ("one call a map", "compute_cams"))
     assert f"| {slow:.2f} s | {fast:.2f} s | {maps['ratio']:.0f} |" in README
+    seconds = [row["seconds"] for row in RESULTS["history"]]
+    plain, sharp = (statistics.median(part) for part in (seconds[:33], seconds[33:]))
+    assert f"took {plain:.0f} s (the median), with sharpness-aware steps {sharp:,.0f} s" in TEXT
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
