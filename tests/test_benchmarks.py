@@ -66,7 +66,7 @@ def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
     monkeypatch.setenv("RECIPE_EPOCHS", "1")
     monkeypatch.setenv("RECIPE_IMAGES", "260")
     recipes.train("flip", seed=0)
-    (log,) = (tmp_path / "benchmarks/recipes").iterdir()
+    (log,) = (tmp_path / "runs/recipes").glob("*.json")
     log = json.loads(log.read_text())
     assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
     assert log["history"][0]["averaged accuracy"] > 0
@@ -83,6 +83,6 @@ def test_only_whole_runs_of_the_notebooks_recipe_are_tested(monkeypatch, tmp_pat
     for slow in ("train_one_epoch", "evaluate"):
         monkeypatch.setattr(recipes, slow, lambda *_: (0.0, 0.0))
     recipes.train(name, seed=0)
-    (log,) = (tmp_path / "benchmarks/recipes").iterdir()
+    (log,) = (tmp_path / "runs/recipes").glob("*.json")
     log = json.loads(log.read_text())
     assert 0 < log["test"]["accuracy"] < 100 if tested else "test" not in log

@@ -143,7 +143,7 @@ def plot_masks(images: Tensor, columns: dict[str, Tensor], titles: Sequence[str]
         [to_rgb(image[None], SHEET_ZOOM)[0]] + [overlay(image, maps[row], SHEET_ZOOM) for maps in columns.values()]
         for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, "evidence, each map from its lowest to its highest, over mid-grey", OPACITY)
+    figure, axes = tile(rows, title, "evidence for the class, each map scaled to 0-1", OPACITY)
     set_labels(axes, ["original", *columns], titles)
     return figure
 
@@ -154,8 +154,7 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
     others[0].sharey(others[1])
     styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
     styles |= {
-        name: {"color": "black", "ls": dashes}
-        for name, dashes in zip(list(curves)[8:], (":", "-.", (0, (6, 4))), strict=True)
+        name: {"color": "black", "ls": dashes} for name, dashes in zip(list(curves)[8:], (":", "-.", "-"), strict=True)
     }
     for name in next(iter(correlations.values())):
         left.plot(list(correlations), [stage[name] for stage in correlations.values()], marker=".", **styles[name])
@@ -169,7 +168,8 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
             axis.plot(share, mean, label=name, **styles[name])
             if name == "random":
                 error = curve[row].std(1) / curve.shape[2] ** 0.5
-                axis.fill_between(share, mean - error, mean + error, color="black", alpha=0.2, lw=0)
+                band = {"color": "black", "alpha": 0.2, "lw": 0, "label": "± one standard error"}
+                axis.fill_between(share, mean - error, mean + error, **band)
         axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
         axis.set_title(heading, fontsize=10)
     for axis in (left, *others):
