@@ -26,13 +26,13 @@ class GradCAMPlusPlus(GradCAMpp):
         return [grad_cam_pp_weights(a, g) for a, g in zip(self.hook_a, self.hook_g, strict=True)]
 
 
-METHODS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
+EXTRACTORS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 
 
 def one_by_one(model: nn.Module, images: Tensor, classes: list[int]) -> dict[str, dict[str, Tensor]]:
     """Return what `compute_cams` returns by one forward and one backward pass for each map (h, w)."""
-    cams = {method: {} for method in METHODS}
-    for method, extractor in METHODS.items():
+    cams = {method: {} for method in EXTRACTORS}
+    for method, extractor in EXTRACTORS.items():
         for layer in LAYERS:
             with extractor(model, layer) as cam:
                 maps = [
@@ -69,8 +69,8 @@ def main(repeats: int = 5, count: int = 20) -> dict:
         "seconds, compute_cams": together,
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "largest difference": max((cams[m][n] - expected[m][n]).abs().max().item() for m in METHODS for n in LAYERS),
-        "maps": count * len(LAYERS) * len(METHODS),
+        "largest difference": max((cams[m][n] - expected[m][n]).abs().max().item() for m in EXTRACTORS for n in LAYERS),
+        "maps": count * len(LAYERS) * len(EXTRACTORS),
         "data": data.name,
         "environment": describe_environment(device),
     }

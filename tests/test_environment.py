@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from utils.check_weights import RESULTS, WEIGHTS
 from utils.environment import choose_mode, output_folder
 
 REAL, DRAWN = SimpleNamespace(name="CIFAR-10"), SimpleNamespace(name="drawn shapes, NOT CIFAR-10")
@@ -26,32 +27,32 @@ def empty_folder(monkeypatch, tmp_path):
         (False, True, DRAWN, "preview"),
     ],
 )
-def test_the_mode_follows_from_what_is_at_hand(monkeypatch, tmp_path, gpu, weights, data, mode):
+def test_the_mode_follows_from_what_is_at_hand(monkeypatch, gpu, weights, data, mode):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    path = tmp_path / "weights"
     if weights:
-        path.touch()
-        (tmp_path / "images").mkdir()
-        (tmp_path / "images" / "results.json").touch()
-    assert choose_mode(path, data)[0] == mode
+        for path in (WEIGHTS, RESULTS):
+            path.parent.mkdir()
+            path.touch()
+    assert choose_mode(data)[0] == mode
 
 
-def test_variables_override_the_mode(monkeypatch, tmp_path):
-    monkeypatch.setenv("S8_MODE", "preview")
-    assert choose_mode(tmp_path / "none", REAL)[0] == "preview"
+@pytest.mark.parametrize("mode", ["preview", "full"])
+def test_variables_override_the_mode(monkeypatch, mode):
+    monkeypatch.setenv("S8_MODE", mode)
+    assert choose_mode(REAL)[0] == mode
     monkeypatch.setenv("S8_SMOKE", "1")
-    assert choose_mode(tmp_path / "none", REAL)[0] == "smoke"
+    assert choose_mode(REAL)[0] == "smoke"
 
 
 @pytest.mark.parametrize(
     "mode, data, message",
     [("fast", REAL, "one of full"), ("full", DRAWN, "needs CIFAR-10"), ("explain", REAL, "results.json")],
 )
-def test_impossible_modes_are_refused(monkeypatch, tmp_path, mode, data, message):
+def test_impossible_modes_are_refused(monkeypatch, mode, data, message):
     monkeypatch.setenv("S8_MODE", mode)
     with pytest.raises(ValueError, match=message):
-        choose_mode(tmp_path / "none", data)
+        choose_mode(data)
 
 
 def test_only_a_full_run_writes_to_images():

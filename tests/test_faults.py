@@ -32,7 +32,7 @@ from torchvision.datasets import CIFAR10
 
 from models.resnet import ResNet
 from tests.faults.train import identical, prepare, run
-from utils import checkpoint, data, environment
+from utils import checkpoint, data
 from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights, write_json
 from utils.data import DataError, broken_files, fetch_cifar10, load_cifar10, load_data, train_loader
 from utils.gradcam import compute_cams
@@ -438,12 +438,6 @@ def test_what_a_kill_left_is_removed_by_the_next_write(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_smoke_is_never_a_full_run(monkeypatch):
-    monkeypatch.setenv("S8_SMOKE", "1")
-    monkeypatch.setenv("S8_MODE", "full")
-    assert environment.choose_mode(Path("none"), data.ImageData("CIFAR-10", (), *[np.zeros(0)] * 4))[0] == "smoke"
-
-
 def test_the_notebook_writes_to_its_output_folder_and_weights_in_full_mode_only():
     notebook = json.loads(Path("S8_ResNet18_LayerNorm.ipynb").read_text())
     code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
@@ -475,12 +469,6 @@ def test_two_runs_with_one_seed_are_identical(tmp_path):
         ]
         ends.append((history, lines, parts["model"].state_dict()))
     assert identical(*ends)
-
-
-def test_batches_do_not_depend_on_workers():
-    images, labels, _ = draw_shapes(128, seed=0)
-    streams = [list(train_loader(images, labels, 16, seed=0, workers=workers)) for workers in (0, 2)]
-    assert identical(*streams)
 
 
 # Interrupts

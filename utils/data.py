@@ -193,7 +193,7 @@ def train_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, seed: 
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
 
 
-def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500, workers: int = 0) -> DataLoader:
+def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> DataLoader:
     """Load all images in order, not augmented.
 
     Raises:
@@ -201,7 +201,7 @@ def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500, w
     """
     if not len(images):
         raise ValueError("no images to evaluate")
-    return _loader(Batches(images, labels, augment=False), batch_size, workers)
+    return _loader(Batches(images, labels, augment=False), batch_size, workers=0)
 
 
 def _loader(dataset: Batches, batch_size: int, workers: int, **options) -> DataLoader:

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from utils.check_weights import RESULTS
+from utils.check_weights import RESULTS, WEIGHTS
 from utils.data import ImageData
 
 MODES = ("full", "explain", "preview", "smoke")
 PACKAGES = ("torch", "torchvision", "albumentations", "torchcam", "numpy", "matplotlib")
 
 
-def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
+def choose_mode(data: ImageData) -> tuple[str, str]:
     """Return the mode of this run and why: `S8_SMOKE=1` or `S8_MODE` decides, else what is at hand.
 
     Raises:
         ValueError: if `S8_MODE` is unknown, or needs CIFAR-10 or weights that are not there.
     """
-    real, trained = data.name == "CIFAR-10", weights.exists() and RESULTS.exists()
+    real, trained = data.name == "CIFAR-10", WEIGHTS.exists() and RESULTS.exists()
     if os.environ.get("S8_SMOKE") == "1":
         return "smoke", "S8_SMOKE=1"
     if chosen := os.environ.get("S8_MODE"):
@@ -30,14 +30,14 @@ def choose_mode(weights: Path, data: ImageData) -> tuple[str, str]:
         if chosen in ("full", "explain") and not real:
             raise ValueError(f"S8_MODE={chosen} needs CIFAR-10, not {data.name}: unset it, or get CIFAR-10")
         if chosen == "explain" and not trained:
-            raise ValueError(f"S8_MODE=explain needs '{weights}' and '{RESULTS}': unset S8_MODE")
+            raise ValueError(f"S8_MODE=explain needs '{WEIGHTS}' and '{RESULTS}': unset S8_MODE")
         return chosen, f"S8_MODE={chosen}"
     if not real:
         return "preview", "there is no CIFAR-10"
     if torch.cuda.is_available():
         return "full", f"there is a GPU, {torch.cuda.get_device_name()}"
     if trained:
-        return "explain", f"there is no GPU, but there are trained weights, '{weights}'"
+        return "explain", f"there is no GPU, but there are trained weights, '{WEIGHTS}'"
     return "preview", "there is neither a GPU nor are there trained weights"
 
 

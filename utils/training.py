@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-CHECK_EVERY = 50  # steps between looks at the losses; each look waits for the GPU
+CHECK_EVERY = 50  # steps between looks at the losses and weights; each look waits for the GPU
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
@@ -91,7 +91,7 @@ def uphill(model: nn.Module, radius: float) -> Iterator[None]:
                 tensor.copy_(old)
 
 
-def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float = 1.0) -> None:
+def check_finite(losses: list[Tensor], model: nn.Module, epoch: int, scale: float) -> None:
     """Stop at the first of an epoch's losses that is NaN or infinite, or where a gradient's NaN reached the weights.
 
     With float16 a NaN in every gradient shows in the loss scale alone: GradScaler skips each step and halves it.
