@@ -8,7 +8,7 @@ from torch import nn
 
 from models import ResNet18
 from utils import trust
-from utils.gradcam import LAYERS, compute_cams
+from utils.gradcam import LAYERS, compute_cams, place_on_image
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -116,7 +116,7 @@ def test_ranks_follow_the_map_and_scatter_ties():
 
 def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
     classes, model = torch.ones(6, dtype=torch.long), TopLeftBrightness()
-    noise = trust.baselines(bright)["random"]
+    noise = trust.baselines(bright)["random 1x1"]
     good, bad, chance = (
         trust.deletion_insertion(model, bright, classes, maps).mean((1, 2)) for maps in (evidence, -evidence, noise)
     )
@@ -136,9 +136,10 @@ def test_baselines_know_nothing_of_the_model():
     images = torch.zeros(2, 3, 32, 32)
     images[:, :, :, 16:] = 1
     maps = trust.baselines(images)
-    assert {name: tuple(m.shape) for name, m in maps.items()} == dict.fromkeys(
-        ("random", "centre blob", "edges"), (2, 32, 32)
-    )
+    assert {name: tuple(m.shape) for name, m in maps.items()} == dict.fromkeys(trust.BASELINES, (2, 32, 32))
+    for cell in (1, 2, 4):
+        cells = maps[f"random {cell}x{cell}"][:, ::cell, ::cell]
+        torch.testing.assert_close(place_on_image(cells, 32), maps[f"random {cell}x{cell}"])
     assert maps["edges"][0].max(0).values.argmax() in (15, 16) and maps["centre blob"][0].argmax() in (
         495,
         496,
@@ -158,22 +159,33 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     noise = 0.01 * torch.randn(50, generator=GENERATOR)
     good, blind, constant = "Grad-CAM layer4", "Grad-CAM++ layer4", "Grad-CAM layer1"
     measured = {
-        "r, true class": {good: 0.3 + noise, blind: 0.9 + noise, constant: noise * torch.nan, "random": torch.ones(50)},
-        "pointing": {good: 0.6 + noise, blind: 0.2 + noise, constant: 0.25 + noise, "random": 0.25 + noise},
-        "deletion": {good: 0.2 + noise, blind: 0.4 + noise, constant: 0.4 + 9 * noise, "random": 0.401 - noise},
+        "r, true class": {good: 0.3 + noise, blind: 0.9 + noise, constant: noise * torch.nan},
+        "pointing": {good: 0.6 + noise, blind: 0.2 + noise, constant: 0.25 + noise},
+        "deletion": {good: 0.2 + noise, blind: 0.4 + noise, constant: 0.4 + 9 * noise},
     }
+    chance = {"r, true class": torch.ones(50), "pointing": 0.25 + noise, "deletion": 0.401 - noise}
+    for check, values in chance.items():
+        measured[check] |= {"random 1x1": values, "random 4x4": values}
     table = trust.summarize(measured, judged=list(measured))
     assert table.loc[good, "r, true class"] == "0.30 ± 0.00 *"
     assert table.loc[good, ["fails", "unclear"]].tolist() == ["", ""]
     assert table.loc[blind, ["fails", "unclear"]].tolist() == ["r, true class; pointing", "deletion"]
     assert table.loc[constant, ["fails", "unclear"]].tolist() == ["pointing", "r, true class; deletion"]
-    assert table.loc["random", ["fails", "unclear"]].tolist() == ["", ""]
+    assert table.loc["random 4x4", ["fails", "unclear"]].tolist() == ["", ""]
     lines = trust.verdict(table).splitlines()
     assert lines[0] == f"- **{good}** may be read." and "do not read it as a reason" in lines[1]
     assert lines[2] == f"- **{constant}** is not to be relied on (fails: pointing. unclear: r, true class; deletion)."
     table = trust.summarize(measured, judged=["deletion"])
     assert not table.loc[blind, "fails"]
     assert trust.verdict(table).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
+
+
+def test_a_map_is_judged_by_random_ones_in_cells_as_large():
+    noise = 0.01 * torch.randn(50, generator=GENERATOR)
+    chance = {"random 1x1": 0.1 + noise, "random 2x2": 0.3 + noise, "random 4x4": 0.5 + noise}
+    maps = {f"Grad-CAM {layer}": torch.full((50,), 0.2) for layer in LAYERS}
+    table = trust.summarize({"pointing": maps | chance}, judged=["pointing"])
+    assert table["fails"].tolist() == ["", "pointing", "pointing", "pointing", "", "", ""]
 
 
 def test_a_map_without_any_correlation_depends_most_on_what_was_learned():

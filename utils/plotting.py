@@ -153,8 +153,9 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
     figure, (left, *others) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     others[0].sharey(others[1])
     styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
+    baselines = (("gray", ":"), ("gray", "--"), ("gray", "-"), ("black", "-."), ("black", "-"))
     styles |= {
-        name: {"color": "black", "ls": dashes} for name, dashes in zip(list(curves)[8:], (":", "-.", "-"), strict=True)
+        name: {"color": color, "ls": dashes} for name, (color, dashes) in zip(list(curves)[8:], baselines, strict=True)
     }
     for name in next(iter(correlations.values())):
         left.plot(list(correlations), [stage[name] for stage in correlations.values()], marker=".", **styles[name])
@@ -166,7 +167,7 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
         for name, curve in curves.items():
             share, mean = torch.linspace(0, 100, curve.shape[1]), curve[row].mean(1)
             axis.plot(share, mean, label=name, **styles[name])
-            if name == "random":
+            if name == "random 4x4":
                 error = curve[row].std(1) / curve.shape[2] ** 0.5
                 band = {"color": "black", "alpha": 0.2, "lw": 0, "label": "± one standard error"}
                 axis.fill_between(share, mean - error, mean + error, **band)

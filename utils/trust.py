@@ -19,7 +19,8 @@ from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_t
 Maps = dict[str, Tensor]
 CORRELATIONS = ("r, true class", "r, randomised")
 LOWER_IS_BETTER = (*CORRELATIONS, "deletion", "repair by true")
-BASELINES = ("random", "centre blob", "edges")
+RANDOM = dict(zip(LAYERS, ("random 1x1", "random 2x2", "random 4x4", "random 4x4"), strict=True))  # in the same cells
+BASELINES = ("random 1x1", "random 2x2", "random 4x4", "centre blob", "edges")
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 
 
@@ -37,14 +38,20 @@ def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor |
 
 
 def baselines(images: Tensor, seed: int = 0) -> Maps:
-    """Return maps that know nothing of the model: noise, a blob in the centre, and the image's edges."""
+    """Return maps that know nothing of the model: noise, a blob in the centre, and the image's edges.
+
+    The noise is in cells of 1, 2 and 4 pixels, as the layers have: blurring pixels here and there costs a model more
+    than blurring as many side by side.
+    """
     count, _, height, width = images.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     gray = rgb_to_grayscale(images)[:, 0]
     edges = torch.stack(torch.gradient(gray, dim=(1, 2))).norm(dim=0)
-    noise = torch.rand(images[:, 0].shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = [torch.rand(count, height // cell, width // cell, generator=generator) for cell in (1, 2, 4)]
     blob = torch.exp(-2 * (rows**2 + columns**2)).expand(count, -1, -1)
-    return dict(zip(BASELINES, (noise.to(images.device), blob.to(images.device), scale_to_unit(edges)), strict=True))
+    maps = [*(place_on_image(cells, height) for cells in noise), blob, scale_to_unit(edges)]
+    return {name: map_.to(images.device) for name, map_ in zip(BASELINES, maps, strict=True)}
 
 
 def reference_cams(model: nn.Module, images: Tensor, classes: list[int], layer: str) -> dict[str, Tensor]:
@@ -222,7 +229,7 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
     Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 (with a
-    randomised model of either sign) or a score worse than that of random maps, and those where that is unclear: less
+    randomised model of either sign) or a score worse than that of RANDOM maps, and those where that is unclear: less
     than two standard errors from the limit, on either side.
     """
     explained = [name for name in next(iter(measured.values())) if "CAM" in name]
@@ -239,7 +246,7 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
             if check in CORRELATIONS:
                 gain, gain_error = merit[name] + 0.5, error
             else:
-                gain, gain_error = mean_and_error(sign * (values[name] - values["random"]))
+                gain, gain_error = mean_and_error(sign * (values[name] - values[RANDOM[name.split()[-1]]]))
             if gain <= -2 * gain_error:
                 fails.setdefault(name, []).append(check)
             elif not gain >= 2 * gain_error:  # also where it is NaN
