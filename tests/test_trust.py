@@ -116,14 +116,15 @@ def test_ranks_follow_the_map_and_scatter_ties():
 
 def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
     classes, model = torch.ones(6, dtype=torch.long), TopLeftBrightness()
-    noise = trust.baselines(bright)["random 1x1"]
-    good, bad, chance = (
-        trust.deletion_insertion(model, bright, classes, maps).mean((1, 2)) for maps in (evidence, -evidence, noise)
-    )
+    maps = {"good": evidence, "bad": -evidence, "chance": trust.baselines(bright)["random 1x1"]}
+    curves = trust.deletion_insertion(model, bright, classes, maps)
+    good, bad, chance = (curves[name].mean((1, 2)) for name in maps)
     assert good[0] < chance[0] < bad[0] and good[1] > chance[1] > bad[1]
-    curves = trust.deletion_insertion(model, bright, classes, evidence)
-    torch.testing.assert_close(curves[0, 0], curves[1, -1])  # nothing blurred
-    torch.testing.assert_close(curves[0, -1], curves[1, 0])  # everything blurred
+    assert curves["good"].shape == (2, 9, 6)
+    whole, blurred = (model(images).softmax(1)[:, 1] for images in (bright, trust.blur(bright)))
+    for deletion, insertion in curves.values():
+        assert torch.equal(deletion[0], whole) and torch.equal(insertion[-1], whole)
+        assert torch.equal(deletion[-1], blurred) and torch.equal(insertion[0], blurred)
 
 
 def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):

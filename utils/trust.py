@@ -168,17 +168,26 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(chunk).softmax(1) for chunk in images.split(250)])
 
 
-def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor, steps: int = 8) -> Tensor:
+def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Maps, steps: int = 8) -> Maps:
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
     Returns:
-        (2, steps + 1, N): deletion and insertion, from no pixel to all; the areas under them are the paper's scores.
+        {map: (2, steps + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the paper's
+        scores.
     """
-    blurred, ranks, curves = blur(images), pixel_ranks(maps), torch.empty(2, steps + 1, len(images))
-    for step in range(steps + 1):
-        top = ranks < step / steps
-        for row, mixed in enumerate((torch.where(top, blurred, images), torch.where(top, images, blurred))):
-            curves[row, step] = probabilities(model, mixed).cpu().gather(1, classes[:, None])[:, 0]
+
+    def probability(mixed: Tensor) -> Tensor:
+        return probabilities(model, mixed).cpu().gather(1, classes[:, None])[:, 0]
+
+    blurred = blur(images)
+    first = torch.stack([probability(images), probability(blurred)])
+    curves = {}
+    for name, map_ in maps.items():
+        tops = [pixel_ranks(map_) < step / steps for step in range(1, steps)]
+        deleted = [probability(torch.where(top, blurred, images)) for top in tops]
+        inserted = [probability(torch.where(top, images, blurred)) for top in tops]
+        between = torch.stack([torch.stack(deleted), torch.stack(inserted)])
+        curves[name] = torch.cat([first[:, None], between, first.flip(0)[:, None]], dim=1)
     return curves
 
 
