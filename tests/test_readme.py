@@ -78,8 +78,15 @@ def test_tabulates_the_measurements(name):
     checks = ("r, true class", "r, randomised", "pointing", "deletion", "insertion")
     checks += ("repair by predicted", "repair by contrast")
     means = [f"{RESULTS['trust'][check][name][0]:.2f}" for check in checks]
-    fails = RESULTS["fails"][name].replace("; ", ", ").replace("r, ", "") or ("none" if "CAM" in name else "")
-    assert f"| {name} | {' | '.join(means)} | {fails} |" in README.replace("**", "")
+    short = {"repair by predicted": "repaired", "repair by contrast": "by contrast"}
+    wrong = [
+        short.get(check, check.removeprefix("r, ")) + mark
+        for how, mark in (("fails", ""), ("unclear", "?"))
+        for check in RESULTS[how][name].split("; ")
+        if check
+    ]
+    wrong = ", ".join(wrong) or ("none" if "CAM" in name else "")
+    assert f"| {name} | {' | '.join(means)} | {wrong} |" in README.replace("**", "")
 
 
 def passing(results: dict) -> list[str]:
@@ -91,8 +98,11 @@ def passing(results: dict) -> list[str]:
 def test_names_the_maps_that_pass():
     trust, cascade, fails = RESULTS["trust"], RESULTS["cascade"], RESULTS["fails"]
     assert passing(RESULTS) == ["Grad-CAM layer4"]
-    assert all("deletion" in fails[f"Grad-CAM layer{layer}"] for layer in (1, 2, 3))
-    assert "pointing" in fails["Grad-CAM layer1"]
+    assert fails["Grad-CAM layer1"] == "pointing; deletion"
+    assert all("insertion" in RESULTS["unclear"][f"Grad-CAM layer{layer}"] for layer in (2, 3))
+    (most,) = re.findall(r"marks repairs the most mistakes, (0\.\d+)", TEXT)
+    repairs = {name: f"{mean:.2f}" for name, (mean, _) in trust["repair by predicted"].items()}
+    assert most == max(repairs.values()) == repairs["Grad-CAM layer3"]
     contrast = [trust["repair by contrast"][name][0] for name in ("Grad-CAM layer4", "centre blob")]
     assert "class repairs {:.2f} of the mistakes, the blob {:.2f}.".format(*contrast) in TEXT
     assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in TEXT
