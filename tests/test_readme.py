@@ -114,15 +114,13 @@ def test_names_the_maps_that_pass():
 
 
 def test_quotes_the_maps_of_the_other_network():
-    other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed1.json").read_text())
+    other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0.json").read_text())
     trust = other["trust"]
-    assert passing(other) == ["Grad-CAM layer4"]
+    assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4"]
     assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
-    assert f"(*r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f})" in TEXT
-    deletion = [trust["deletion"][name][0] for name in ("Grad-CAM layer2", "Grad-CAM layer3", "random")]
-    assert "random pixels ({:.2f}, {:.2f} and {:.2f})".format(*deletion) in TEXT
+    assert f"keeps *r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when" in TEXT
 
 
 def test_quotes_the_measured_speed():
