@@ -168,7 +168,9 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(chunk).softmax(1) for chunk in images.split(250)])
 
 
-def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Maps, steps: int = 8) -> Maps:
+def deletion_insertion(
+    model: nn.Module, images: Tensor, classes: Tensor, maps: Maps, steps: int = 8
+) -> dict[str, Tensor]:
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
     Returns:
