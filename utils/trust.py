@@ -185,7 +185,8 @@ def deletion_insertion(
     first = torch.stack([probability(images), probability(blurred)])
     curves = {}
     for name, map_ in maps.items():
-        tops = [pixel_ranks(map_) < step / steps for step in range(1, steps)]
+        ranks = pixel_ranks(map_)
+        tops = [ranks < step / steps for step in range(1, steps)]
         deleted = [probability(torch.where(top, blurred, images)) for top in tops]
         inserted = [probability(torch.where(top, images, blurred)) for top in tops]
         between = torch.stack([torch.stack(deleted), torch.stack(inserted)])
