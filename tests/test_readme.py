@@ -123,12 +123,17 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"keeps *r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when" in TEXT
 
 
-def test_quotes_the_measured_speed():
-    training, maps = (json.loads(Path(f"benchmarks/speed/{name}_speed.json").read_text()) for name in ("train", "cam"))
+@pytest.mark.parametrize("cpu", ["", "_avx2"])
+def test_quotes_the_measured_speed(cpu):
+    folder = Path("benchmarks/speed")
+    training, maps = (json.loads((folder / f"{name}_speed{cpu}.json").read_text()) for name in ("train", "cam"))
     slow, fast = (training[way]["seconds per epoch"] for way in ("assignment", "repository"))
     assert f"| {slow:,.0f} s | {fast:,.0f} s | {training['ratio']:.1f} |" in README
     slow, fast = (maps[f"seconds, {way}"] for way in ("one call a map", "compute_cams"))
     assert f"| {slow:.2f} s | {fast:.2f} s | {maps['ratio']:.0f} |" in README
+
+
+def test_quotes_the_seconds_of_an_epoch():
     seconds = [row["seconds"] for row in RESULTS["history"]]
     first_sharp = len(seconds) - RESULTS["config"]["sharpness-aware epochs"]
     plain, sharp = (statistics.median(part) for part in (seconds[:first_sharp], seconds[first_sharp:]))

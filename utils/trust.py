@@ -165,7 +165,7 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 @torch.inference_mode()
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """Return the softmax (N, 10) of the model on images (N, 3, H, W)."""
-    return torch.cat([model(chunk).softmax(1) for chunk in images.split(250)])
+    return torch.cat([model(chunk).softmax(1) for chunk in images.split(100)])
 
 
 def deletion_insertion(
