@@ -21,13 +21,14 @@ CORRELATIONS = ("r, true class", "r, randomised")
 LOWER_IS_BETTER = (*CORRELATIONS, "deletion", "repair by true")
 RANDOM = dict(zip(LAYERS, ("random 1x1", "random 2x2", "random 4x4", "random 4x4"), strict=True))  # in the same cells
 BASELINES = ("random 1x1", "random 2x2", "random 4x4", "centre blob", "edges")
+BATCH = 100  # images at a time; 200 and more are slower on a CPU, see benchmarks/speed.md
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 
 
 def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
     """Return the maps of both methods and all layers for one class per image, against another class if given."""
     parts = []
-    for chunk in torch.arange(len(images)).split(100):
+    for chunk in torch.arange(len(images)).split(BATCH):
         other = None if against is None else against[chunk].tolist()
         parts.append(compute_cams(model, images[chunk], classes[chunk].tolist(), against=other))
     return {
@@ -165,7 +166,7 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 @torch.inference_mode()
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """Return the softmax (N, 10) of the model on images (N, 3, H, W)."""
-    return torch.cat([model(chunk).softmax(1) for chunk in images.split(100)])
+    return torch.cat([model(chunk).softmax(1) for chunk in images.split(BATCH)])
 
 
 def deletion_insertion(
