@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from utils.data import eval_loader, load_data, stratified_sample, train_loader
+from utils.data import cifar10_root, eval_loader, load_data, stratified_sample, train_loader
 from utils.standin import SHAPES, draw_shapes
 
 IMAGES, LABELS, _ = draw_shapes(240, seed=0)
@@ -103,6 +105,13 @@ def test_unknown_data_is_refused(monkeypatch):
     monkeypatch.setenv("S8_DATA", "cifar100")
     with pytest.raises(ValueError, match="auto, cifar10 or standin"):
         load_data()
+
+
+def test_the_folder_may_begin_with_a_tilde_or_be_left_empty(monkeypatch):
+    monkeypatch.setenv("CIFAR10_ROOT", "~/images")
+    assert cifar10_root() == Path.home() / "images"
+    monkeypatch.setenv("CIFAR10_ROOT", "")
+    assert cifar10_root() == Path("data")
 
 
 def test_real_cifar10_is_whole(cifar10):

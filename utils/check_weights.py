@@ -1,13 +1,12 @@
 """Test the published weights and compare with the published figures, no GPU needed: python -m utils.check_weights"""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 from models import ResNet18
 from utils.checkpoint import load_weights
-from utils.data import DataError, eval_loader, load_cifar10
+from utils.data import DataError, cifar10_root, eval_loader, load_cifar10
 from utils.training import predict, score
 
 WEIGHTS = Path("models/resnet18_layernorm_cifar10.safetensors")
@@ -48,7 +47,7 @@ def main() -> None:
         published = read_results(RESULTS)["published"]
         model = ResNet18()
         load_weights(WEIGHTS, model)
-        data = load_cifar10(Path(os.environ.get("CIFAR10_ROOT", "data")))
+        data = load_cifar10(cifar10_root())
         measured = score(*predict(model, eval_loader(data.test_images, data.test_labels)))
         print(f"{'':20}{'published':>12}{'measured':>12}")
         for name, figure in measured.items():

@@ -62,14 +62,18 @@ def load_data(download: bool = True) -> ImageData:
         raise ValueError(f"S8_DATA={choice!r} is unknown; use auto, cifar10 or standin")
     if choice == "standin":
         return load_standin()
-    root = Path(os.environ.get("CIFAR10_ROOT", "data"))
     try:
-        return load_cifar10(root, download)
+        return load_cifar10(cifar10_root(), download)
     except DataError as error:
         if choice == "cifar10":
             raise
         print(f"{error}\nContinuing with drawn shapes: whatever follows is NOT about CIFAR-10.")
         return load_standin()
+
+
+def cifar10_root() -> Path:
+    """Return the folder that `CIFAR10_ROOT` names, `~` included, or ./data."""
+    return Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
 
 
 def load_standin() -> ImageData:
