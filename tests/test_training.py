@@ -125,6 +125,22 @@ def test_weights_and_statistics_come_back_from_uphill_after_an_interrupt():
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
+def test_weights_come_back_from_an_interrupt_on_the_way_uphill(monkeypatch):
+    model, add = nn.Linear(2, 2), torch.Tensor.add_
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.weight.grad, model.bias.grad = torch.ones(2, 2), torch.ones(2)
+
+    def add_until_the_bias(weight, step):
+        if weight is model.bias:
+            raise KeyboardInterrupt
+        return add(weight, step)
+
+    monkeypatch.setattr(torch.Tensor, "add_", add_until_the_bias)
+    with pytest.raises(KeyboardInterrupt), uphill(model, 1.0):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_evaluates_every_image_once_and_in_order():
     model, loader = tiny_model(), eval_loader(IMAGES, LABELS, batch_size=64)
     logits, labels = predict(model, loader)

@@ -80,10 +80,10 @@ def uphill(model: nn.Module, radius: float) -> Iterator[None]:
     """
     norm = torch.stack([weight.grad.norm() for weight in model.parameters()]).norm()
     before = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(weight.grad * (radius / norm))
     try:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(weight.grad * (radius / norm))
         yield
     finally:
         with torch.no_grad():
