@@ -21,7 +21,7 @@ CORRELATIONS = ("r, true class", "r, randomised")
 LOWER_IS_BETTER = (*CORRELATIONS, "deletion", "repair by true")
 RANDOM = dict(zip(LAYERS, ("random 1x1", "random 2x2", "random 4x4", "random 4x4"), strict=True))  # in the same cells
 BASELINES = ("random 1x1", "random 2x2", "random 4x4", "centre blob", "edges")
-BATCH = 100  # images at a time; 200 and more are slower on a CPU, see benchmarks/speed.md
+BATCH = 100  # images at a time; 250 are slower on a CPU, see benchmarks/speed.md
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 
 
