@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(str(temporary))
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except BaseException:

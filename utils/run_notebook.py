@@ -48,7 +48,7 @@ def main() -> None:
     page, _ = HTMLExporter().from_notebook_node(notebook)
     executed = Path("runs") / NOTEBOOK.name
     write_atomically(executed, lambda name: nbformat.write(notebook, name))
-    write_atomically(executed.with_suffix(".html"), lambda name: Path(name).write_text(page))
+    write_atomically(executed.with_suffix(".html"), lambda name: Path(name).write_text(page, encoding="utf-8"))
     print(f"\nThe executed notebook is '{executed}', as a page '{executed.with_suffix('.html')}'.")
     if failed:
         sys.exit(str(failed))
