@@ -1,9 +1,12 @@
+import fcntl
+import os
+
 import pytest
 import torch
 from torch import nn
 
 from models import ResNet18
-from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights
+from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights, write_json
 
 CONFIG = {"seed": 0, "learning rate": 0.1}
 
@@ -50,8 +53,17 @@ def test_an_interrupted_first_epoch_starts_from_the_first_weights(tmp_path):
 
 def test_another_configuration_names_what_differs(tmp_path):
     resume(tmp_path / "checkpoint.pt", CONFIG, **make_parts())
-    with pytest.raises(ValueError, match=r"learning rate was 0.1, is 0.2.*Delete .* to start afresh"):
+    with pytest.raises(
+        ValueError, match=r"learning rate was 0.1, is 0.2.*Delete .* and restart the kernel to start afresh"
+    ):
         resume(tmp_path / "checkpoint.pt", CONFIG | {"learning rate": 0.2}, **make_parts())
+
+
+def test_what_is_written_is_flushed_through_a_file_open_for_writing_as_windows_asks(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_json(tmp_path / "results.json", {})
+    assert flushed == [os.O_RDWR]
 
 
 def test_published_weights_come_back_rounded_to_half_precision(tmp_path):

@@ -50,9 +50,9 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     Raises:
         ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
     """
-    afresh = f"Delete '{path}' to start afresh"
+    afresh = f"Delete '{path}' and restart the kernel to start afresh"
     if drive := os.environ.get("S8_DRIVE"):
-        afresh = f"Delete '{path}' and '{drive}/{path.parent.name}-epoch*.pt' to start afresh"
+        afresh = f"Delete '{path}' and '{drive}/{path.parent.name}-epoch*.pt', then restart the kernel to start afresh"
         with warning_of_drive():
             copy_from_drive(path, Path(drive))
     if not path.exists():
