@@ -100,7 +100,7 @@ def test_names_the_maps_that_pass():
     assert passing(RESULTS) == ["Grad-CAM layer4"]
     assert fails["Grad-CAM layer1"] == "pointing; deletion"
     assert all("insertion" in RESULTS["unclear"][f"Grad-CAM layer{layer}"] for layer in (2, 3))
-    (most,) = re.findall(r"marks repairs the most mistakes, (0\.\d+)", TEXT)
+    (most,) = re.findall(r"that of `layer3` repairs the most mistakes, (0\.\d+)", TEXT)
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in trust["repair by predicted"].items()}
     assert most == max(repairs.values()) == repairs["Grad-CAM layer3"]
     contrast = [trust["repair by contrast"][name][0] for name in ("Grad-CAM layer4", "centre blob")]
@@ -108,8 +108,8 @@ def test_names_the_maps_that_pass():
     assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in TEXT
     classifier = [r for name, r in cascade["linear"].items() if name.startswith("Grad-CAM++")]
     assert f"leaves it at {min(classifier):.2f} to {max(classifier):.2f}" in TEXT
-    r = trust["r, randomised"]["Grad-CAM++ layer4"][0]
-    assert f"For `layer4` the correlation is still {r:.2f} when nothing learned is left" in TEXT
+    least, end = (cascade[stage]["Grad-CAM++ layer4"] for stage in ("layer4", "conv1"))
+    assert f"falls to {least:.2f} once that layer is random, too, but is back at {end:.2f} when nothing" in TEXT
     assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3` is highest" in TEXT
 
 
@@ -120,7 +120,7 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
-    assert f"keeps *r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when" in TEXT
+    assert f"is back at *r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when" in TEXT
 
 
 @pytest.mark.parametrize("cpu", ["", "_avx2"])
