@@ -113,6 +113,19 @@ def test_names_the_maps_that_pass():
     assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3` is highest" in TEXT
 
 
+def test_quotes_the_maps_of_a_thousand_images():
+    more = json.loads(Path("benchmarks/recipes/maps-notebook-seed0-1000images.json").read_text())
+    means = {check: {name: f"{mean:.2f}" for name, (mean, _) in maps.items()} for check, maps in more["trust"].items()}
+    assert more["indices"] == RESULTS["indices"] and passing(more) == ["Grad-CAM layer4"]
+    assert f"with {means['pointing']['Grad-CAM layer4']} of its weight on the right image" in TEXT
+    assert more["fails"]["Grad-CAM layer3"] == "insertion"
+    insertion = means["insertion"]
+    assert f"(insertion {insertion['Grad-CAM layer3']}, theirs {insertion['random 4x4']})" in TEXT
+    assert more["unclear"]["Grad-CAM layer2"] == "deletion; insertion"
+    (both,) = {means[check][name] for check in ("deletion", "insertion") for name in ("Grad-CAM layer2", "random 2x2")}
+    assert f"told from them ({both}, as theirs, in both)" in TEXT
+
+
 def test_quotes_the_maps_of_the_other_network():
     other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0.json").read_text())
     trust = other["trust"]
