@@ -127,7 +127,7 @@ def test_quotes_the_maps_of_a_thousand_images():
 
 
 def test_quotes_the_maps_of_the_other_network():
-    other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0.json").read_text())
+    other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0-1000images.json").read_text())
     trust = other["trust"]
     assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4"]
     assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
