@@ -1,11 +1,10 @@
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from models import ResNet18
-from utils.data import load_cifar10
+from utils.data import cifar10_root, load_cifar10
 
 torch.set_num_threads(2)
 
@@ -15,7 +14,7 @@ def cifar10():
     """The official CIFAR-10, where `CIFAR10_ROOT` names a copy."""
     if "CIFAR10_ROOT" not in os.environ:
         pytest.skip("CIFAR10_ROOT is not set")
-    return load_cifar10(Path(os.environ["CIFAR10_ROOT"]), download=False)
+    return load_cifar10(cifar10_root(), download=False)
 
 
 @pytest.fixture

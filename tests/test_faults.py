@@ -34,7 +34,7 @@ from models.resnet import ResNet
 from tests.faults.train import identical, prepare, run
 from utils import checkpoint, data
 from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights, write_json
-from utils.data import DataError, broken_files, fetch_cifar10, load_cifar10, load_data, train_loader
+from utils.data import DataError, broken_files, cifar10_root, fetch_cifar10, load_cifar10, load_data, train_loader
 from utils.gradcam import compute_cams
 from utils.plotting import plot_curves, save_figure
 from utils.standin import draw_shapes
@@ -183,7 +183,7 @@ def test_a_partly_extracted_archive_is_extracted_again_without_the_network(mirro
 
 @pytest.mark.skipif("CIFAR10_ROOT" not in os.environ, reason="CIFAR10_ROOT is not set")
 def test_a_truncated_official_file_is_named(tmp_path):
-    official = Path(os.environ["CIFAR10_ROOT"], CIFAR10.base_folder).resolve()
+    official = (cifar10_root() / CIFAR10.base_folder).resolve()
     copy = tmp_path / CIFAR10.base_folder
     copy.mkdir()
     for path in official.iterdir():
