@@ -166,11 +166,11 @@ def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tens
     for row, (axis, kind, heading) in enumerate(zip(others, *names, strict=True)):
         for name, curve in curves.items():
             share, mean = torch.linspace(0, 100, curve.shape[1]), curve[row].mean(1)
-            axis.plot(share, mean, label=name, **styles[name])
+            (line,) = axis.plot(share, mean, label=name, **styles[name])
             if name == "random 4x4":
                 error = curve[row].std(1) / curve.shape[2] ** 0.5
-                band = {"color": "black", "alpha": 0.2, "lw": 0, "label": "± one standard error"}
-                axis.fill_between(share, mean - error, mean + error, **band)
+                axis.fill_between(share, mean - error, mean + error, color="black", alpha=0.2, lw=0)
+                line.set_label(f"{name} ± standard error")
         axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
         axis.set_title(heading, fontsize=10)
     for axis in (left, *others):
