@@ -71,6 +71,30 @@ def test_the_average_takes_in_the_weights_of_every_step():
     torch.testing.assert_close(average.module[3].weight.detach(), expected)
 
 
+def take_one_step(model, dtype, images, labels):
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.0), torch.amp.GradScaler("cpu", enabled=False)
+    return take_step(model, optimizer, scaler, images, labels, dtype, smoothing=0.1, radius=0.0)
+
+
+@pytest.mark.parametrize("dtype, sizes", [(torch.float32, [64, 64, 22]), (torch.bfloat16, [150])])
+def test_only_float32_takes_a_batch_in_parts(dtype, sizes):
+    model, seen = tiny_model(), []
+    model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    take_one_step(model, dtype, torch.randn(150, 3, 32, 32), torch.arange(150) % 10)
+    assert seen == sizes
+
+
+def test_the_parts_give_the_loss_accuracy_and_gradient_of_the_whole_batch():
+    model, images, labels = tiny_model(), torch.randn(150, 3, 32, 32), torch.arange(150) % 10
+    logits = model(images)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    gradient = torch.autograd.grad(expected, model.parameters())
+    loss, right = take_one_step(model, torch.float32, images, labels)
+    torch.testing.assert_close(loss, expected.detach())
+    assert right == (logits.argmax(1) == labels).sum()
+    torch.testing.assert_close(tuple(weight.grad for weight in model.parameters()), gradient)
+
+
 @pytest.mark.parametrize("scaled", [False, True], ids=["as it is", "scaled, as for float16"])
 def test_a_sharpness_aware_step_takes_the_gradient_of_the_highest_loss_nearby(scaled):
     model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=200, seed=0)  # one step, the first
