@@ -133,7 +133,10 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
-    assert f"is back at *r* = {trust['r, randomised']['Grad-CAM++ layer4'][0]:.2f} when" in TEXT
+    name = "Grad-CAM++ layer4"
+    own, ours = (r[name][0] for r in (trust["r, randomised"], other["r, randomised from last scales of 1"]))
+    assert f"untrained network (*r* = {own:.2f}) if its last scales are 0" in TEXT
+    assert f"as in the network above, *r* is {ours:.2f}." in TEXT
 
 
 @pytest.mark.parametrize("cpu", ["", "_avx2"])

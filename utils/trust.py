@@ -174,9 +174,10 @@ def deletion_insertion(
 ) -> dict[str, Tensor]:
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
+    Deletion blurs, too, where the paper sets pixels to a constant, whose edges a model has never seen.
+
     Returns:
-        {map: (2, steps + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the paper's
-        scores.
+        {map: (2, steps + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the scores.
     """
 
     def probability(mixed: Tensor) -> Tensor:
