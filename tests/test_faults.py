@@ -554,11 +554,15 @@ def drive(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_drive_holds_the_last_checkpoint_and_brings_it_back(drive, tmp_path, capsys):
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_drive_holds_the_last_two_checkpoints_and_brings_the_last_back(drive, tmp_path, capsys):
     path, model = tmp_path / "full" / "checkpoint.pt", tiny_model()
     for epochs in range(3):
         save_checkpoint(path, {}, [{}] * epochs, model=model)
-        assert [copy.name for copy in drive.iterdir()] == [f"full-epoch{epochs:03}.pt"]
+    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
     content = path.read_bytes()
     path.unlink()
     again = tiny_model()
@@ -566,6 +570,20 @@ def test_drive_holds_the_last_checkpoint_and_brings_it_back(drive, tmp_path, cap
     assert identical(model.state_dict(), again.state_dict())
     assert path.read_bytes() == content
     assert f"{drive}/full-epoch*.pt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uploaded", [0, 1000])
+def test_an_upload_that_was_cut_short_is_passed_over(drive, tmp_path, uploaded):
+    path, model = tmp_path / "full" / "checkpoint.pt", tiny_model()
+    for epochs in (1, 2):
+        save_checkpoint(path, {}, [{}] * epochs, model=model)
+    os.truncate(drive / "full-epoch002.pt", uploaded)
+    path.unlink()
+    assert len(resume(path, {}, model=model)) == 1
+    os.truncate(drive / "full-epoch001.pt", uploaded)
+    path.unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        resume(path, {}, model=model)
 
 
 def test_a_local_checkpoint_goes_before_the_one_on_drive(drive, tmp_path):
@@ -578,13 +596,10 @@ def test_a_local_checkpoint_goes_before_the_one_on_drive(drive, tmp_path):
 def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
     (drive / "full-epoch030.pt").write_bytes(b"thirty epochs")
     (drive / "smoke-epoch001.pt").write_bytes(b"of another mode")
+    (drive / "full-epoch001.pt").write_bytes(b"one epoch")
     (drive / ".full-epoch001.pt.123").write_bytes(b"left by a kill")
     save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * 2, model=tiny_model())
-    assert sorted(path.name for path in drive.iterdir()) == [
-        "full-epoch002.pt",
-        "full-epoch030.pt",
-        "smoke-epoch001.pt",
-    ]
+    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
 
 
 def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, recwarn):
@@ -611,6 +626,6 @@ def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
         patch.setattr("shutil.copyfile", fail)
         save_checkpoint(path, {}, [{}] * 2, model=model)
     assert len(resume(path, {}, model=model)) == 2
-    assert [copy.name for copy in drive.iterdir()] == ["full-epoch001.pt"]
+    assert names(drive) == ["full-epoch001.pt"]
     save_checkpoint(path, {}, [{}] * 3, model=model)
-    assert [copy.name for copy in drive.iterdir()] == ["full-epoch003.pt"]
+    assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]

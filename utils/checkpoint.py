@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,20 +81,24 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
 
 
 def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
-    """Copy the checkpoint, named after its epochs, then delete the copies of fewer: further ones are never lost."""
+    """Copy the checkpoint, named after its epochs, then delete the copies of fewer but the last: Drive uploads later.
+
+    Copies of more epochs are never deleted.
+    """
     copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
     earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
     write_atomically(copy, lambda name: shutil.copyfile(path, name))
-    for name in earlier:
+    for name in sorted(earlier)[:-1]:
         os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
         (drive / name).unlink()
 
 
 def copy_from_drive(path: Path, drive: Path) -> None:
-    """Fetch the copy of most epochs where there is no checkpoint at `path`."""
+    """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
     copies = sorted(name for name in os.listdir(drive) if name.startswith(f"{path.parent.name}-epoch"))
     if copies and not path.exists():
-        write_atomically(path, lambda name: shutil.copyfile(drive / copies[-1], name))
+        whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
+        write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))
 
 
 @contextmanager
