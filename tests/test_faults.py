@@ -562,7 +562,7 @@ def test_drive_holds_the_last_two_checkpoints_and_brings_the_last_back(drive, tm
     path, model = tmp_path / "full" / "checkpoint.pt", tiny_model()
     for epochs in range(3):
         save_checkpoint(path, {}, [{}] * epochs, model=model)
-    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
+        assert names(drive) == [f"full-epoch{kept:03}.pt" for kept in range(max(0, epochs - 1), epochs + 1)]
     content = path.read_bytes()
     path.unlink()
     again = tiny_model()
@@ -596,10 +596,9 @@ def test_a_local_checkpoint_goes_before_the_one_on_drive(drive, tmp_path):
 def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
     (drive / "full-epoch030.pt").write_bytes(b"thirty epochs")
     (drive / "smoke-epoch001.pt").write_bytes(b"of another mode")
-    (drive / "full-epoch001.pt").write_bytes(b"one epoch")
     (drive / ".full-epoch001.pt.123").write_bytes(b"left by a kill")
     save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * 2, model=tiny_model())
-    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
+    assert names(drive) == ["full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
 
 
 def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, recwarn):

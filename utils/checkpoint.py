@@ -88,7 +88,8 @@ def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
     copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
     earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
     write_atomically(copy, lambda name: shutil.copyfile(path, name))
-    for name in sorted(earlier)[:-1]:
+    complete = sorted(name for name in earlier if not name.startswith("."))
+    for name in {*earlier} - {*complete[-1:]}:
         os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
         (drive / name).unlink()
 
