@@ -1,8 +1,10 @@
 """The committed notebook, as a reader on GitHub meets it."""
 
+import os
 import re
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -65,6 +67,17 @@ def test_setup_in_colab_can_be_run_again(monkeypatch, tmp_path, there, calls):
     assert [command[0 if command[0] == "git" else 2] for command in commands] == calls
     assert commands[-1][-1] == "torchcam"
     assert Path.cwd().name == (tmp_path.name if "utils" in there else "S8")
+
+
+@pytest.mark.parametrize("name, value", [("S8_SMOKE", "1"), ("S8_MODE", "smoke"), ("S8_MODE", "preview")])
+def test_smoke_mode_downloads_nothing(monkeypatch, name, value):
+    asked = []
+    monkeypatch.delenv("S8_SMOKE", raising=False)
+    monkeypatch.setenv(name, value)
+    (source,) = [cell.source for cell in CODE if "load_data(" in cell.source]
+    scope = {"time": time, "os": os, "load_data": lambda download: asked.append(download)}
+    exec(source[: source.index("MODE, reason")], scope)
+    assert asked == [value == "preview"]
 
 
 def test_readme_and_notebook_name_the_same_repository():
