@@ -144,7 +144,7 @@ def test_quotes_the_measured_speed(cpu):
     folder = Path("benchmarks/speed")
     training, maps = (json.loads((folder / f"{name}_speed{cpu}.json").read_text()) for name in ("train", "cam"))
     slow, fast = (training[way]["seconds per epoch"] for way in ("assignment", "repository"))
-    assert f"| {slow:,.0f} s | {fast:,.0f} s | {training['ratio']:.1f} |" in README
+    assert f"| {slow:,.0f} s | {fast:,.0f} s | {training['ratio']:.2g} |" in README
     slow, fast = (maps[f"seconds, {way}"] for way in ("one call a map", "compute_cams"))
     assert f"| {slow:.2f} s | {fast:.2f} s | {maps['ratio']:.0f} |" in README
 

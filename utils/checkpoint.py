@@ -51,9 +51,11 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     Raises:
         ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
     """
-    afresh = f"Delete '{path}' and restart the kernel to start afresh"
+    mend = afresh = f"Delete '{path}' and restart the kernel to start afresh"
     if drive := os.environ.get("S8_DRIVE"):
-        afresh = f"Delete '{path}' and '{drive}/{path.parent.name}-epoch*.pt', then restart the kernel to start afresh"
+        copies = f"'{drive}/{path.parent.name}-epoch*.pt'"
+        afresh = f"Delete '{path}' and {copies}, then restart the kernel to start afresh"
+        mend = f"Delete '{path}', and if that does not help the last of {copies}, and restart the kernel to continue"
         with warning_of_drive():
             copy_from_drive(path, Path(drive))
     if not path.exists():
@@ -65,7 +67,7 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         state = {name: saved["state"][name] for name in parts}
     except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
         kind = type(error).__name__
-        raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {afresh}.") from None
+        raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {mend}.") from None
     changed = [
         f"{name} was {before.get(name)!r}, is {config.get(name)!r}"
         for name in sorted({*before, *config})
