@@ -14,6 +14,7 @@ from utils.transforms import CLASSES
 README = Path("README.md").read_text()
 TEXT = " ".join(README.split())
 RESULTS = json.loads(Path("images/results.json").read_text())
+NOTEBOOK = Path("S8_ResNet18_LayerNorm.ipynb").read_text()
 
 
 def test_quotes_the_published_accuracy():
@@ -97,9 +98,11 @@ def passing(results: dict) -> list[str]:
 
 def test_names_the_maps_that_pass():
     trust, cascade, fails = RESULTS["trust"], RESULTS["cascade"], RESULTS["fails"]
-    assert passing(RESULTS) == ["Grad-CAM layer4"]
-    assert fails["Grad-CAM layer1"] == "pointing; deletion"
-    assert all("insertion" in RESULTS["unclear"][f"Grad-CAM layer{layer}"] for layer in (2, 3))
+    assert passing(RESULTS) == ["Grad-CAM layer3", "Grad-CAM layer4"]
+    assert fails["Grad-CAM layer1"] == "pointing; deletion" and RESULTS["unclear"]["Grad-CAM layer2"] == "deletion"
+    assert trust["deletion"]["edges"][0] > trust["deletion"]["random 1x1"][0]
+    (empty,) = re.findall(r"Empty maps, of 200 each: Grad-CAM layer3 (\d+)\.", NOTEBOOK)
+    assert f"marks nothing at all in {empty} of the 200 images" in TEXT
     (most,) = re.findall(r"that of `layer3` repairs the most mistakes, (0\.\d+)", TEXT)
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in trust["repair by predicted"].items()}
     assert most == max(repairs.values()) == repairs["Grad-CAM layer3"]

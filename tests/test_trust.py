@@ -106,12 +106,35 @@ def test_pointing_rewards_the_evidence_and_gives_constant_maps_chance():
     assert trust.pointing_share(torch.zeros(8, 64, 64), quarter).tolist() == [0.25] * 2
 
 
-def test_ranks_follow_the_map_and_scatter_ties():
+def test_ranks_follow_the_map():
     maps = torch.rand(2, 8, 8, generator=GENERATOR)
-    ranks = trust.pixel_ranks(maps)
+    ranks = trust.pixel_ranks({"map": maps}, torch.zeros(2, 3, 8, 8))["map"]
     assert ranks.shape == (2, 1, 8, 8) and ranks.flatten(1).argmin(1).tolist() == maps.flatten(1).argmax(1).tolist()
-    first_half = trust.pixel_ranks(torch.zeros(1, 32, 32))[0, 0] < 0.5
-    assert first_half.sum() == 512 and 180 < first_half[:16].sum() < 330
+
+
+@pytest.mark.parametrize("layer, random", trust.RANDOM.items())
+def test_ties_rank_as_the_random_map_does_that_the_map_is_judged_by(layer, random):
+    images = torch.zeros(2, 3, 32, 32)
+    chance, maps = trust.baselines(images)[random], torch.zeros(2, 32, 32)
+    maps[:, :16] = 1  # half of the map is empty
+    name = f"Grad-CAM {layer}"
+    ranks = trust.pixel_ranks({name: maps, random: chance, "constant " + layer: torch.zeros(2, 32, 32)}, images)
+    assert torch.equal(ranks["constant " + layer], ranks[random])
+    assert ranks[name][:, :, :16].max() < 0.5 <= ranks[name][:, :, 16:].min()
+    for half in (slice(16), slice(16, 32)):
+        order = ranks[name][:, 0, half].flatten(1).argsort(1)
+        assert (chance[:, half].flatten(1).gather(1, order).diff(dim=1) <= 0).all()
+
+
+def test_an_empty_map_scores_chance_and_neither_passes_nor_fails(bright):
+    classes, wrong, model = torch.ones(6, dtype=torch.long), torch.zeros(6, dtype=torch.long), TopLeftBrightness()
+    maps = {"Grad-CAM layer3": torch.zeros(6, 32, 32)} | trust.baselines(bright)
+    curves = trust.deletion_insertion(model, bright, classes, maps)
+    assert torch.equal(curves["Grad-CAM layer3"], curves["random 4x4"])
+    measured = {"deletion": {name: curve[0].mean(0) for name, curve in curves.items()}}
+    measured["repair by predicted"] = trust.repaired(model, bright, wrong, maps)
+    table = trust.summarize(measured, judged=list(measured))
+    assert table.loc["Grad-CAM layer3", ["fails", "unclear"]].tolist() == ["", "deletion; repair by predicted"]
 
 
 def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
@@ -129,8 +152,8 @@ def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
 
 def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):
     wrongly_called_1 = torch.zeros(6, dtype=torch.long)
-    assert trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, evidence).mean() == 1
-    assert trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, -evidence).mean() == 0
+    right = trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, {"good": evidence, "bad": -evidence})
+    assert right["good"].mean() == 1 and right["bad"].mean() == 0
 
 
 def test_baselines_know_nothing_of_the_model():
@@ -171,11 +194,11 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     assert table.loc[good, "r, true class"] == "0.30 ± 0.00 *"
     assert table.loc[good, ["fails", "unclear"]].tolist() == ["", ""]
     assert table.loc[blind, ["fails", "unclear"]].tolist() == ["r, true class; pointing", "deletion"]
-    assert table.loc[constant, ["fails", "unclear"]].tolist() == ["pointing", "r, true class; deletion"]
+    assert table.loc[constant, ["fails", "unclear"]].tolist() == ["", "r, true class; pointing; deletion"]
     assert table.loc["random 4x4", ["fails", "unclear"]].tolist() == ["", ""]
     lines = trust.verdict(table).splitlines()
     assert lines[0] == f"- **{good}** may be read." and "do not read it as a reason" in lines[1]
-    assert lines[2] == f"- **{constant}** is not to be relied on (fails: pointing. unclear: r, true class; deletion)."
+    assert lines[2] == f"- **{constant}** is not to be relied on (unclear: r, true class; pointing; deletion)."
     table = trust.summarize(measured, judged=["deletion"])
     assert not table.loc[blind, "fails"]
     assert trust.verdict(table).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
