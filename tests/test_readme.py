@@ -118,15 +118,18 @@ def test_names_the_maps_that_pass():
 
 def test_quotes_the_maps_of_a_thousand_images():
     more = json.loads(Path("benchmarks/recipes/maps-notebook-seed0-1000images.json").read_text())
-    means = {check: {name: f"{mean:.2f}" for name, (mean, _) in maps.items()} for check, maps in more["trust"].items()}
-    assert more["indices"] == RESULTS["indices"] and passing(more) == ["Grad-CAM layer4"]
-    assert f"with {means['pointing']['Grad-CAM layer4']} of its weight on the right image" in TEXT
-    assert more["fails"]["Grad-CAM layer3"] == "insertion"
-    insertion = means["insertion"]
-    assert f"(insertion {insertion['Grad-CAM layer3']}, theirs {insertion['random 4x4']})" in TEXT
-    assert more["unclear"]["Grad-CAM layer2"] == "deletion; insertion"
-    (both,) = {means[check][name] for check in ("deletion", "insertion") for name in ("Grad-CAM layer2", "random 2x2")}
-    assert f"told from them ({both}, as theirs, in both)" in TEXT
+    assert more["indices"] == RESULTS["indices"] and passing(more) == ["Grad-CAM layer3", "Grad-CAM layer4"]
+    gains = {
+        layer: [
+            sign * (more["trust"][check][f"Grad-CAM {layer}"][0] - more["trust"][check]["random 4x4"][0])
+            for check, sign in (("deletion", -1), ("insertion", 1))
+        ]
+        for layer in ("layer3", "layer4")
+    }
+    assert "in deletion it is {:.2f} below random cells, in insertion {:.2f} above".format(*gains["layer4"]) in TEXT
+    (gain,) = {f"{gain:.2f}" for gain in gains["layer3"]}
+    assert f"`layer3`, with {more['empty']['Grad-CAM layer3']} empty maps, {gain} below and above" in TEXT
+    assert more["unclear"]["Grad-CAM layer2"] == "deletion"
 
 
 def test_quotes_the_maps_of_the_other_network():
