@@ -130,6 +130,7 @@ def test_quotes_the_maps_of_a_thousand_images():
     (gain,) = {f"{gain:.2f}" for gain in gains["layer3"]}
     assert f"`layer3`, with {more['empty']['Grad-CAM layer3']} empty maps, {gain} below and above" in TEXT
     assert more["unclear"]["Grad-CAM layer2"] == "deletion"
+    assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TEXT
 
 
 def test_quotes_the_maps_of_the_other_network():
