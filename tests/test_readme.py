@@ -137,7 +137,7 @@ def test_quotes_the_maps_of_the_other_network():
     other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0-1000images.json").read_text())
     trust = other["trust"]
     assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4"]
-    assert f"({trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
+    assert f"(`layer4` with {trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
     name = "Grad-CAM++ layer4"
