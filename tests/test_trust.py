@@ -106,10 +106,12 @@ def test_pointing_rewards_the_evidence_and_gives_constant_maps_chance():
     assert trust.pointing_share(torch.zeros(8, 64, 64), quarter).tolist() == [0.25] * 2
 
 
-def test_ranks_follow_the_map():
+def test_ranks_follow_the_map_and_scatter_ties():
     maps = torch.rand(2, 8, 8, generator=GENERATOR)
     ranks = trust.pixel_ranks({"map": maps}, torch.zeros(2, 3, 8, 8))["map"]
     assert ranks.shape == (2, 1, 8, 8) and ranks.flatten(1).argmin(1).tolist() == maps.flatten(1).argmax(1).tolist()
+    first_half = trust.pixel_ranks({"map": torch.zeros(1, 32, 32)}, torch.zeros(1, 3, 32, 32))["map"][0, 0] < 0.5
+    assert first_half.sum() == 512 and 180 < first_half[:16].sum() < 330
 
 
 @pytest.mark.parametrize("layer, random", trust.RANDOM.items())

@@ -156,7 +156,7 @@ def blur(images: Tensor) -> Tensor:
     return gaussian_blur(images, kernel_size=[21, 21], sigma=[5.0, 5.0])
 
 
-def pixel_ranks(maps: Maps, images: Tensor) -> Maps:
+def pixel_ranks(maps: Maps, images: Tensor) -> dict[str, Tensor]:
     """Rank the pixels of each map of images (N, 3, H, W) from 0 (highest) to just below 1: {map: (N, 1, H, W)}.
 
     Ties, as where Grad-CAM is zero, follow the random map that this one is judged by, so a constant map scores chance.
