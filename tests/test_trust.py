@@ -72,6 +72,21 @@ def test_randomisation_replaces_the_parameters_from_the_last_layer_down(model):
     assert all(torch.equal(maps, untrained[name]) for name, maps in stages["conv1"].items())
 
 
+def test_each_untrained_network_draws_maps_of_its_own_share_of_the_images(monkeypatch):
+    monkeypatch.setattr(trust, "UNTRAINED", 3)
+    images, classes = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    torch.manual_seed(8)
+    model = ResNet18().eval()  # the second of the untrained networks is the model itself
+    with_untrained = trust.correlation_with_untrained(model, images, classes, seed=7)
+    torch.manual_seed(7)
+    pair = [trust.explain(network, images[:2], classes[:2]) for network in (model, ResNet18().eval())]
+    for name, means in with_untrained.items():
+        assert len(means) == 3 and means[1] == pytest.approx(1) and means[[0, 2]].nan_to_num().abs().max() < 0.99
+        first = trust.rank_correlation(*(maps[name] for maps in pair)).nanmean()
+        torch.testing.assert_close(means[0], first, equal_nan=True)
+    assert len(trust.correlation_with_untrained(model, images[:2], classes[:2], seed=7)["Grad-CAM layer4"]) == 2
+
+
 def test_mosaics_show_the_class_asked_for_in_its_quarter():
     labels = torch.arange(40) % 10
     images = labels[:, None, None, None].expand(-1, 3, 32, 32).float()
@@ -198,12 +213,24 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     assert table.loc[blind, ["fails", "unclear"]].tolist() == ["r, true class; pointing", "deletion"]
     assert table.loc[constant, ["fails", "unclear"]].tolist() == ["", "r, true class; pointing; deletion"]
     assert table.loc["random 4x4", ["fails", "unclear"]].tolist() == ["", ""]
-    lines = trust.verdict(table).splitlines()
-    assert lines[0] == f"- **{good}** may be read." and "do not read it as a reason" in lines[1]
+    lines = trust.verdict(table, {good: 3}, 50).splitlines()
+    assert lines[0] == f"- **{good}** may be read. It is empty in 3 of 50 images."
+    assert "do not read it as a reason" in lines[1]
     assert lines[2] == f"- **{constant}** is not to be relied on (unclear: r, true class; pointing; deletion)."
     table = trust.summarize(measured, judged=["deletion"])
     assert not table.loc[blind, "fails"]
-    assert trust.verdict(table).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
+    assert trust.verdict(table, {}, 50).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
+
+
+def test_margins_are_those_of_differences_image_by_image():
+    chance = torch.rand(50, generator=GENERATOR)
+    scores = {"Grad-CAM layer4": chance + 0.1, "random 4x4": chance}
+    signs = {"Grad-CAM layer4": torch.full((4,), -0.7), "random 4x4": torch.ones(4)}
+    measured = {"insertion": scores, "deletion": scores, "r, true class": signs, "r, randomised": signs}
+    margins = {check: maps["Grad-CAM layer4"] for check, maps in trust.margins(measured, list(measured)).items()}
+    expected = {"insertion": 0.1, "deletion": -0.1, "r, true class": 1.2, "r, randomised": -0.2}
+    assert {check: margin for check, (margin, _) in margins.items()} == pytest.approx(expected)
+    assert max(error for _, error in margins.values()) < 1e-6
 
 
 def test_a_map_is_judged_by_random_ones_in_cells_as_large():

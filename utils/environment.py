@@ -37,8 +37,8 @@ def choose_mode(data: ImageData) -> tuple[str, str]:
     if torch.cuda.is_available():
         return "full", f"there is a GPU, {torch.cuda.get_device_name()}"
     if trained:
-        return "explain", f"there is no GPU, but there are trained weights, '{WEIGHTS}'"
-    return "preview", "there is neither a GPU nor are there trained weights"
+        return "explain", f"PyTorch finds no GPU, but there are trained weights, '{WEIGHTS}'"
+    return "preview", "PyTorch finds no GPU, and there are no trained weights"
 
 
 def output_folder(mode: str) -> Path:

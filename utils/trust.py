@@ -23,6 +23,7 @@ RANDOM = dict(zip(LAYERS, ("random 1x1", "random 2x2", "random 4x4", "random 4x4
 BASELINES = ("random 1x1", "random 2x2", "random 4x4", "centre blob", "edges")
 BATCH = 100  # images at a time; 250 are slower on a CPU, see benchmarks/speed.md
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
+UNTRAINED = 10  # networks that stand for all that have learned nothing
 
 
 def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
@@ -106,6 +107,24 @@ def randomization(model: nn.Module, images: Tensor, classes: Tensor, seed: int) 
         model.get_submodule(name).load_state_dict(untrained.get_submodule(name).state_dict())
         maps[name] = explain(model, images, classes)
     return maps
+
+
+def correlation_with_untrained(model: nn.Module, images: Tensor, classes: Tensor, seed: int) -> dict[str, Tensor]:
+    """Return the mean rank correlation of the model's maps with those of each untrained network: {map: (UNTRAINED,)}.
+
+    Every network is asked of its own share of the images, so that the standard error over networks is that of the
+    images, too. Fewer images than UNTRAINED take as many networks.
+
+    Args:
+        seed: of the first untrained network, before those of the others; the model began from none of them.
+    """
+    means = []
+    for share in torch.arange(len(images)).chunk(UNTRAINED):
+        torch.manual_seed(seed + len(means))
+        untrained = ResNet18().eval().to(images.device)
+        own, other = (explain(network, images[share], classes[share]) for network in (model, untrained))
+        means.append({name: rank_correlation(own[name], other[name]).nanmean() for name in own})
+    return {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
 
 
 def mosaics(images: Tensor, labels: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,43 +266,61 @@ def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
     return pd.DataFrame(table, index=["mean", "standard error", "counted"]).T
 
 
+def is_cam(name: str) -> bool:
+    """Tell the explanations' maps from the baselines."""
+    return "CAM" in name
+
+
+def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return by how much maps are on the right side of the limits of the checks `judged`, and the standard errors.
+
+    A rank correlation is to be below 0.5 (with a randomised model of either sign), a score better than that of the
+    RANDOM map. Scores are compared image by image, so the error is mostly smaller than theirs.
+
+    Returns:
+        {check: {map: (margin, standard error)}} of {check: {map: value per image (N,)}}, baselines left out.
+    """
+    result = {check: {} for check in judged}
+    for check in judged:
+        sign = -1 if check in LOWER_IS_BETTER else 1
+        for name in filter(is_cam, measured[check]):
+            mean, error = mean_and_error(measured[check][name])
+            if check in CORRELATIONS:
+                result[check][name] = 0.5 - (abs(mean) if check == "r, randomised" else mean), error
+            else:
+                gain = measured[check][name] - measured[check][RANDOM[name.split()[-1]]]
+                result[check][name] = mean_and_error(sign * gain)
+    return result
+
+
 def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
     """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
-    Of the checks `judged`, the last two columns name those that a map fails, by a rank correlation above 0.5 (with a
-    randomised model of either sign) or a score worse than that of RANDOM maps, and those where that is unclear: within
-    two standard errors of the limit, on either side.
+    The last two columns name the checks of `judged` that a map fails, by the sign of its margin, and those where that
+    is unclear: within two standard errors of the limit, on either side.
     """
-    explained = [name for name in next(iter(measured.values())) if "CAM" in name]
-    table, fails, unclear = pd.DataFrame(), {}, {}
+    table = pd.DataFrame()
     for check, values in measured.items():
         sign = -1 if check in LOWER_IS_BETTER else 1
         known = {name: mean_and_error(value) for name, value in values.items()}
         merit = {name: sign * (abs(mean) if check == "r, randomised" else mean) for name, (mean, _) in known.items()}
-        best = max(explained, key=lambda name: np.nan_to_num(merit[name], nan=-np.inf))  # noqa: B023
+        best = max(filter(is_cam, known), key=lambda name: np.nan_to_num(merit[name], nan=-np.inf))  # noqa: B023
         for name, (mean, error) in known.items():
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
-            if name not in explained or check not in judged:
-                continue
-            if check in CORRELATIONS:
-                gain, gain_error = merit[name] + 0.5, error
-            else:
-                gain, gain_error = mean_and_error(sign * (values[name] - values[RANDOM[name.split()[-1]]]))
-            if gain < -2 * gain_error:
-                fails.setdefault(name, []).append(check)
-            elif not gain > 2 * gain_error:  # also where it is NaN
-                unclear.setdefault(name, []).append(check)
-    columns = {"fails": fails, "unclear": unclear}
-    return table.assign(
-        **{column: ["; ".join(of.get(name, [])) for name in table.index] for column, of in columns.items()}
-    )
+    table[["fails", "unclear"]] = ""
+    for check, maps in margins(measured, judged).items():
+        for name, (margin, error) in maps.items():
+            if not margin > 2 * error:  # also where it is NaN
+                column = "fails" if margin < -2 * error else "unclear"
+                table.loc[name, column] += f"; {check}" if table.loc[name, column] else check
+    return table
 
 
-def verdict(summary: pd.DataFrame) -> str:
-    """Say in Markdown which maps to read and which not, from the last two columns of a summary."""
+def verdict(summary: pd.DataFrame, empty: dict[str, int], count: int) -> str:
+    """Say in Markdown which maps to read and which not, from a summary and how many of `count` maps are empty."""
     lines = []
-    for name, row in summary[summary.index.str.contains("CAM")].iterrows():
+    for name, row in summary[summary.index.map(is_cam)].iterrows():
         if "r, true class" in row["fails"]:
             advice = "is much the same map for the true class: do not read it as a reason for the predicted one"
         elif row["fails"] or row["unclear"]:
@@ -292,4 +329,6 @@ def verdict(summary: pd.DataFrame) -> str:
             advice = "may be read"
         details = [f"{column}: {row[column]}" for column in ("fails", "unclear") if row[column]]
         lines.append(f"- **{name}** {advice}" + (f" ({'. '.join(details)})." if details else "."))
+        if name in empty:
+            lines[-1] += f" It is empty in {empty[name]} of {count} images."
     return "\n".join(lines)
