@@ -258,7 +258,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def tabulate(values: dict[str, Tensor]) -> pd.DataFrame:
-    """Tabulate {map: value per image (N,)} as mean, standard error and count, a row a map, constant maps left out."""
+    """Tabulate {map: values (N,)} as mean, standard error and count, a row a map, NaN of constant maps left out."""
     table = {}
     for name, value in values.items():
         mean, error = mean_and_error(value)
@@ -278,7 +278,7 @@ def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[s
     RANDOM map. Scores are compared image by image, so the error is mostly smaller than theirs.
 
     Returns:
-        {check: {map: (margin, standard error)}} of {check: {map: value per image (N,)}}, baselines left out.
+        {check: {map: (margin, standard error)}} of {check: {map: values (N,)}}, baselines left out.
     """
     result = {check: {} for check in judged}
     for check in judged:
@@ -294,7 +294,7 @@ def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[s
 
 
 def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.DataFrame:
-    """Tabulate {check: {map: value per image (N,)}} as mean ± standard error, the best map of a check marked *:
+    """Tabulate {check: {map: values (N,)}} as mean ± standard error, the best map of a check marked *:
     the highest, or the lowest of LOWER_IS_BETTER, or the correlation with a randomised model that is nearest to 0.
 
     The last two columns name the checks of `judged` that a map fails, by the sign of its margin, and those where that
