@@ -271,6 +271,12 @@ def is_cam(name: str) -> bool:
     return "CAM" in name
 
 
+def merit(check: str, mean: float) -> float:
+    """Turn the mean of a check into one that is better the higher it is."""
+    sign = -1 if check in LOWER_IS_BETTER else 1
+    return sign * (abs(mean) if check == "r, randomised" else mean)
+
+
 def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[str, dict[str, tuple[float, float]]]:
     """Return by how much maps are on the right side of the limits of the checks `judged`, and the standard errors.
 
@@ -282,14 +288,13 @@ def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[s
     """
     result = {check: {} for check in judged}
     for check in judged:
-        sign = -1 if check in LOWER_IS_BETTER else 1
         for name in filter(is_cam, measured[check]):
-            mean, error = mean_and_error(measured[check][name])
             if check in CORRELATIONS:
-                result[check][name] = 0.5 - (abs(mean) if check == "r, randomised" else mean), error
+                mean, error = mean_and_error(measured[check][name])
+                result[check][name] = 0.5 + merit(check, mean), error
             else:
-                gain = measured[check][name] - measured[check][RANDOM[name.split()[-1]]]
-                result[check][name] = mean_and_error(sign * gain)
+                mean, error = mean_and_error(measured[check][name] - measured[check][RANDOM[name.split()[-1]]])
+                result[check][name] = merit(check, mean), error
     return result
 
 
@@ -302,10 +307,9 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     """
     table = pd.DataFrame()
     for check, values in measured.items():
-        sign = -1 if check in LOWER_IS_BETTER else 1
         known = {name: mean_and_error(value) for name, value in values.items()}
-        merit = {name: sign * (abs(mean) if check == "r, randomised" else mean) for name, (mean, _) in known.items()}
-        best = max(filter(is_cam, known), key=lambda name: np.nan_to_num(merit[name], nan=-np.inf))  # noqa: B023
+        merits = {name: np.nan_to_num(merit(check, known[name][0]), nan=-np.inf) for name in filter(is_cam, known)}
+        best = max(merits, key=merits.get)
         for name, (mean, error) in known.items():
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
     table[["fails", "unclear"]] = ""
