@@ -42,6 +42,12 @@ def test_training_continues_the_weights_even_after_later_cells_ran():
     assert not re.search(r"\bmodel\b", cell.source.replace('parts["model"]', ""))
 
 
+def test_interrupted_training_is_not_tested():
+    (source,) = [cell.source for cell in CODE if cell.source.startswith("assert len(history)")]
+    with pytest.raises(AssertionError, match="run its cell again"):
+        exec(source, {"history": [{}], "CONFIG": {"epochs": 2}})
+
+
 def test_shows_twenty_grids():
     (cell,) = [cell for cell in CODE if "plot_cam_grid(" in cell.source]
     assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 20

@@ -83,9 +83,9 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
 
 
 def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
-    """Copy the checkpoint, named after its epochs, then delete the copies of fewer but the last: Drive uploads later.
+    """Copy the checkpoint, named after its epochs, then delete the copies of fewer epochs, except the newest of them.
 
-    Copies of more epochs are never deleted.
+    Drive may not have uploaded this one yet. Copies of more epochs are never deleted.
     """
     copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
     earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
