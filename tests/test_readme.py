@@ -54,6 +54,14 @@ def test_tabulates_the_ablation_in_small(path):
     assert f"| {row} |" in README
 
 
+def test_quotes_how_far_seeds_differ():
+    logs = [Path(f"benchmarks/recipes/notebook-seed{seed}-20x4500-float32.json") for seed in (0, 1)]
+    first, second = (json.loads(log.read_text())["history"][-1] for log in logs)
+    ends = ("validation accuracy", "averaged accuracy")
+    figures = [second[end] for end in ends] + [second[end] - first[end] for end in ends]
+    assert "got {:.2f} and {:.2f} %, {:.1f} and {:.1f} points more than seed 0".format(*figures) in TEXT
+
+
 def test_quotes_the_calibration():
     sure = RESULTS["confidence"]
     figures = (f"{100 * sure['all']:.1f} %", f"{RESULTS['published']['calibration error']:.3f}")
