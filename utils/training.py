@@ -28,9 +28,9 @@ def train_one_epoch(
 ):
     """Train on all batches (N, 3, 32, 32) in `dtype`; return the mean loss and the accuracy in % over their images.
 
-    The loss is the cross-entropy with labels smoothed by `smoothing`. In epoch 0, the first, `warmup`, a
-    scheduler, steps with every batch. `average`, an AveragedModel, takes in the weights after every step. Every second
-    step is sharpness-aware where there is a `radius`. Raises what `check_finite` does.
+    The loss is the cross-entropy with labels smoothed by `smoothing`. In epoch 0, the first, `warmup`, a scheduler,
+    steps with every batch. `average`, an AveragedModel, takes in the weights after every step. Every second step is
+    sharpness-aware where there is a `radius`. Raises what `check_finite` does.
     """
     model.train()
     losses, correct, seen = [], 0, 0
