@@ -32,7 +32,7 @@ from utils.transforms import train_transform
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPOCH_IMAGES = 45_000  # what the notebook trains on
 BATCH_SIZES = {"assignment": 128, "repository": NOTEBOOK["batch size"]}
-GFLOP_PER_IMAGE = 5.745  # 0.958 GMAC forward, twice that backward, 2 FLOP a MAC
+GFLOP_PER_IMAGE = 5.745  # 0.958 GMAC forward, twice that backward but for the stem's input, 2 FLOP a MAC
 
 
 class PILDataset(Dataset):
@@ -119,7 +119,7 @@ def measure(train: Callable, batches: TimedLoader, epoch: int) -> tuple[float, f
     return time.perf_counter() - start, batches.waited, kilobytes * 1024 / 1e6
 
 
-def summarize(seconds: list[float], waited: list[float], memory: list[float], images: int) -> dict[str, float | None]:
+def summarize(seconds: list[float], waited: list[float], memory: list[float], images: int) -> dict[str, float]:
     """Return the medians over the repeats, each of which trained on `images` images."""
     rate = images / statistics.median(seconds)
     return {

@@ -1,3 +1,3 @@
-from models.resnet import BasicBlock, ResNet, ResNet18
+from models.resnet import ResNet18
 
-__all__ = ["BasicBlock", "ResNet", "ResNet18"]
+__all__ = ["ResNet18"]

@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Classify normalised images (N, 3, 32, 32) into logits (N, classes).
+    """Classify normalised images (N, 3, 32, 32) into logits (N, 10).
 
     The layers return (N, 64, 32, 32), (N, 128, 16, 16), (N, 256, 8, 8) and (N, 512, 8, 8).
 
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
         ValueError: if the images are not of shape (N, 3, 32, 32).
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], classes: int = 10):
+    def __init__(self, blocks: tuple[int, int, int, int]):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = GroupNorm(64)
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         self.layer2 = self._layer(64, 128, blocks[1], stride=2)
         self.layer3 = self._layer(128, 256, blocks[2], stride=2)
         self.layer4 = self._layer(256, 512, blocks[3], stride=1)
-        self.linear = nn.Linear(512, classes)
+        self.linear = nn.Linear(512, 10)
 
     @staticmethod
     def _layer(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         return self.classify(x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for images of any size, as the network is convolutional."""
+        """Return logits (N, 10) for images of any size, as the network is convolutional."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer1(out)
         out = self.layer2(out)

@@ -3,8 +3,10 @@
 import json
 import re
 
+import albumentations as A
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import cam_speed, recipes, train_speed
 from tests.faults.train import small_model
@@ -18,12 +20,15 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("S8_DATA", "standin")
 
 
-def test_train_speed_times_both_ways(tmp_path):
+def test_train_speed_times_both_ways(monkeypatch, tmp_path):
+    monkeypatch.setitem(train_speed.BATCH_SIZES, "assignment", 3)
     results = train_speed.main(repeats=1, cpu_images=4)
     assert json.loads((tmp_path / "runs/train_speed.json").read_text()) == results
     for way in ("assignment", "repository"):
-        assert results[way]["images/s"] * results[way]["seconds per epoch"] == pytest.approx(train_speed.EPOCH_IMAGES)
         assert 0 <= results[way]["waiting for data (%)"] < 100
+    rates = [results[way]["images/s"] for way in ("repository", "assignment")]
+    assert results["ratio"] == pytest.approx(rates[0] / rates[1])
+    assert "3 and 4 images" in results["method"]
     assert "extrapolated" in results["method"] and "NOT CIFAR-10" in results["data"]
 
 
@@ -65,12 +70,20 @@ def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():
         assert torch.allclose(block(x), x) == same
 
 
+def test_batch_normalisation_takes_the_place_of_every_norm():
+    model = recipes.build(recipes.NOTEBOOK | recipes.RECIPES["batch_norm"])
+    assert {type(module) for module in model.modules() if "Norm" in type(module).__name__} == {nn.BatchNorm2d}
+
+
 def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
+    loaders, make = [], recipes.train_loader
+    monkeypatch.setattr(recipes, "train_loader", lambda *args: loaders.append(make(*args)) or loaders[-1])
     monkeypatch.setattr(recipes, "build", lambda recipe: small_model())
     monkeypatch.setenv("RECIPE_EPOCHS", "1")
     monkeypatch.setenv("RECIPE_IMAGES", "260")
     recipes.train("flip", seed=0)
-    (log,) = (tmp_path / "runs/recipes").glob("*.json")
+    (loader,), (log,) = loaders, (tmp_path / "runs/recipes").glob("*.json")
+    assert isinstance(loader.dataset.augment.transforms[0], A.HorizontalFlip)
     log = json.loads(log.read_text())
     assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
     assert log["history"][0]["averaged accuracy"] > 0

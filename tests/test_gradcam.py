@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.gradcam import LAYERS, compute_cams, scale_to_unit
+from utils.gradcam import LAYERS, compute_cams, place_on_image, scale_to_unit
 from utils.trust import reference_cams, torchcam_pp
 
 CLASSES = [3, 0, 9, 7]
@@ -86,3 +86,20 @@ def test_values_that_are_not_finite_name_their_layer(model, images, broken, name
 
 def test_a_constant_map_becomes_zero():
     assert torch.equal(scale_to_unit(torch.full((1, 2, 2), 3.0)), torch.zeros(1, 2, 2))
+
+
+def test_the_contrast_is_the_gradient_of_the_difference(model, images):
+    image, layer = images[:1], "layer3"
+    contrast = compute_cams(model, image, [1], [layer], against=[2])["gradcam"][layer]
+    with torch.no_grad():
+        model.linear.weight[1] -= model.linear.weight[2]
+    torch.testing.assert_close(contrast, compute_cams(model, image, [1], [layer])["gradcam"][layer])
+    with pytest.raises(ValueError, match="as many class indices"):
+        compute_cams(model, image, [1], [layer], against=[1, 2])
+
+
+def test_cells_lie_on_the_centres_of_their_stride_2_windows():
+    for size in (32, 16, 8):
+        cam = torch.rand(size, size)
+        placed, stride = place_on_image(cam[None], 32)[0], 32 // size
+        torch.testing.assert_close(placed[::stride, ::stride], cam)

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,16 @@ from tests.faults.train import small_model
 from utils.data import eval_loader, train_loader
 from utils.muon import Muon
 from utils.standin import draw_shapes
-from utils.training import evaluate, find_misclassified, native_dtype, predict, take_step, train_one_epoch, uphill
+from utils.training import (
+    evaluate,
+    find_misclassified,
+    native_dtype,
+    predict,
+    score,
+    take_step,
+    train_one_epoch,
+    uphill,
+)
 
 IMAGES, LABELS, _ = draw_shapes(200, seed=0)
 
@@ -201,3 +212,18 @@ def test_mixed_precision_on_a_cpu_is_bfloat16_where_native(monkeypatch, native, 
 def test_mixed_precision_on_a_gpu_is_float16_where_bfloat16_is_emulated(monkeypatch, native, dtype):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native or including_emulation)
     assert native_dtype(torch.device("cuda")) == dtype
+
+
+def test_scores_are_those_of_the_definitions():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]).log_softmax(1)
+    figures = score(F.pad(logits, (0, 8), value=-50.0), torch.tensor([0, 1, 1]))
+    probabilities = logits.exp().numpy()
+    assert figures["accuracy"] == pytest.approx(200 / 3)
+    assert figures["cross-entropy"] == pytest.approx(-np.log(probabilities[[0, 1, 2], [0, 1, 1]]).mean(), rel=1e-5)
+    confidence, right = probabilities.max(1), np.array([1, 1, 0])  # each alone in its bin
+    assert figures["calibration error"] == pytest.approx(np.abs(confidence - right).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("function", [train_one_epoch, evaluate])
+def test_training_functions_fit_one_screen(function):
+    assert len(inspect.getsource(function).splitlines()) <= 25

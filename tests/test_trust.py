@@ -8,9 +8,14 @@ from torch import nn
 
 from models import ResNet18
 from utils import trust
-from utils.gradcam import LAYERS, compute_cams, place_on_image
+from utils.gradcam import LAYERS, place_on_image
 
-GENERATOR = torch.Generator().manual_seed(0)
+GENERATOR = torch.Generator()
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order():
+    GENERATOR.manual_seed(0)
 
 
 class TopLeftBrightness(nn.Module):
@@ -34,16 +39,6 @@ def bright():
     images = torch.full((6, 3, 32, 32), -3.0)
     images[:, :, :16, :16] = torch.rand(6, 3, 16, 16, generator=GENERATOR)
     return images
-
-
-def test_the_contrast_is_the_gradient_of_the_difference(model):
-    image, layer = torch.randn(1, 3, 32, 32, generator=GENERATOR), "layer3"
-    contrast = compute_cams(model, image, [1], [layer], against=[2])["gradcam"][layer]
-    with torch.no_grad():
-        model.linear.weight[1] -= model.linear.weight[2]
-    torch.testing.assert_close(contrast, compute_cams(model, image, [1], [layer])["gradcam"][layer])
-    with pytest.raises(ValueError, match="as many class indices"):
-        compute_cams(model, image, [1], [layer], against=[1, 2])
 
 
 def test_rank_correlation_is_spearmans():
@@ -173,7 +168,7 @@ def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):
     assert right["good"].mean() == 1 and right["bad"].mean() == 0
 
 
-def test_baselines_know_nothing_of_the_model():
+def test_baselines_are_noise_in_cells_a_blob_in_the_centre_and_edges():
     images = torch.zeros(2, 3, 32, 32)
     images[:, :, :, 16:] = 1
     maps = trust.baselines(images)
@@ -181,12 +176,8 @@ def test_baselines_know_nothing_of_the_model():
     for cell in (1, 2, 4):
         cells = maps[f"random {cell}x{cell}"][:, ::cell, ::cell]
         torch.testing.assert_close(place_on_image(cells, 32), maps[f"random {cell}x{cell}"])
-    assert maps["edges"][0].max(0).values.argmax() in (15, 16) and maps["centre blob"][0].argmax() in (
-        495,
-        496,
-        527,
-        528,
-    )
+    assert maps["edges"][0].max(0).values.argmax() in (15, 16)
+    assert maps["centre blob"][0].argmax() in (495, 496, 527, 528)
 
 
 def test_stride_2_cells_lie_up_and_left_of_where_upsampling_draws_them(model):

@@ -24,6 +24,7 @@ BASELINES = ("random 1x1", "random 2x2", "random 4x4", "centre blob", "edges")
 BATCH = 100  # images at a time; 250 are slower on a CPU, see benchmarks/speed.md
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 UNTRAINED = 10  # networks that stand for all that have learned nothing
+STEPS = 8  # of a deletion or insertion curve
 
 
 def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
@@ -39,17 +40,17 @@ def explain(model: nn.Module, images: Tensor, classes: Tensor, against: Tensor |
     }
 
 
-def baselines(images: Tensor, seed: int = 0) -> Maps:
+def baselines(images: Tensor) -> Maps:
     """Return maps that know nothing of the model: noise, a blob in the centre, and the image's edges.
 
     The noise is in cells of 1, 2 and 4 pixels, as the layers have: blurring pixels here and there costs a model more
-    than blurring as many side by side.
+    than blurring as many side by side. It is always the same for as many images, so that `pixel_ranks` can repeat it.
     """
     count, _, height, width = images.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     gray = rgb_to_grayscale(images)[:, 0]
     edges = torch.stack(torch.gradient(gray, dim=(1, 2))).norm(dim=0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     noise = [torch.rand(count, height // cell, width // cell, generator=generator) for cell in (1, 2, 4)]
     blob = torch.exp(-2 * (rows**2 + columns**2)).expand(count, -1, -1)
     maps = [*(place_on_image(cells, height) for cells in noise), blob, scale_to_unit(edges)]
@@ -195,15 +196,13 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(chunk).softmax(1) for chunk in images.split(BATCH)])
 
 
-def deletion_insertion(
-    model: nn.Module, images: Tensor, classes: Tensor, maps: Maps, steps: int = 8
-) -> dict[str, Tensor]:
+def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Maps) -> dict[str, Tensor]:
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
     Deletion blurs, too, where the paper sets pixels to a constant, whose edges a model has never seen.
 
     Returns:
-        {map: (2, steps + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the scores.
+        {map: (2, STEPS + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the scores.
     """
 
     def probability(mixed: Tensor) -> Tensor:
@@ -213,7 +212,7 @@ def deletion_insertion(
     first = torch.stack([probability(images), probability(blurred)])
     curves = {}
     for name, ranks in pixel_ranks(maps, images).items():
-        tops = [ranks < step / steps for step in range(1, steps)]
+        tops = [ranks < step / STEPS for step in range(1, STEPS)]
         deleted = [probability(torch.where(top, blurred, images)) for top in tops]
         inserted = [probability(torch.where(top, images, blurred)) for top in tops]
         between = torch.stack([torch.stack(deleted), torch.stack(inserted)])

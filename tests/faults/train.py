@@ -41,7 +41,6 @@ def small_model() -> nn.Sequential:
 
 def prepare(name: str, scaled: bool = True, ballast: int = 0) -> tuple[dict, tuple[DataLoader, DataLoader]]:
     """Return new parts to train, in their first state, and the loaders of training and validation."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     train_batches = train_loader(*draw(640, seed=0)[:2], batch_size=64, seed=0)
     validation_batches = eval_loader(*draw(1_000, seed=1)[:2], batch_size=1_000)
@@ -97,5 +96,6 @@ def identical(a, b) -> bool:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the killer needs the other core
     heavy = prepare(sys.argv[2], ballast=4_000_000)  # writing 16 MB takes long enough to be killed meanwhile
     run(Path(sys.argv[1]), sys.argv[2], *heavy, epochs=8)

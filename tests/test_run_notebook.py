@@ -1,0 +1,29 @@
+"""`make run` shows how far it is, and keeps what was executed even where a cell fails."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from utils import run_notebook
+
+TABLE = """
+from IPython.display import display
+import pandas as pd
+table = display(pd.DataFrame([[1.5]], ["epoch 1"]), display_id=True)
+table.update(pd.DataFrame([[1.5], [0.5]], ["epoch 1", "epoch 2"]))
+"""
+
+
+def test_shows_headings_text_and_new_rows_and_keeps_a_failed_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = [new_markdown_cell("## Training\nProse."), new_code_cell("print('six times', 7)"), new_code_cell(TABLE)]
+    nbformat.write(new_notebook(cells=[*cells, new_code_cell("1 / 0")]), run_notebook.NOTEBOOK)
+    committed = run_notebook.NOTEBOOK.read_bytes()
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        run_notebook.main()
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in ("## Training", "six times 7", "epoch 2  0.5")) and "Prose" not in shown
+    executed = nbformat.read(tmp_path / "runs" / run_notebook.NOTEBOOK.name, as_version=4)
+    assert [cell.execution_count for cell in executed.cells[1:]] == [1, 2, 3]
+    assert "ZeroDivisionError" in (tmp_path / "runs/S8_ResNet18_LayerNorm.html").read_text()
+    assert run_notebook.NOTEBOOK.read_bytes() == committed
