@@ -1,7 +1,13 @@
+import statistics
+
 import pytest
 import torch
 
+from models import ResNet18
+from utils.check_weights import WEIGHTS
+from utils.checkpoint import load_weights
 from utils.gradcam import LAYERS, compute_cams, place_on_image, scale_to_unit
+from utils.transforms import normalize
 from utils.trust import reference_cams, torchcam_pp
 
 CLASSES = [3, 0, 9, 7]
@@ -24,6 +30,22 @@ def test_torchcams_own_grad_cam_pp_is_something_else(model, images):
     """Say in README and notebook that torchcam divides by now, should this fail."""
     theirs, ours = torchcam_pp(model, images, CLASSES), compute_cams(model, images, CLASSES)["gradcam++"]
     assert all((theirs[layer] - ours[layer]).abs().max() > 0.01 for layer in LAYERS)
+
+
+@pytest.mark.parametrize("layer, least, most", [("layer3", 10, 1_000), ("layer4", 0, 0)])
+def test_second_derivatives_that_eq_19_leaves_out(cifar10, layer, least, most):
+    """The README says tens of times g squared, but for layer4, which is followed by no normalisation."""
+    model, kept, ratios = ResNet18(), [], []
+    load_weights(WEIGHTS, model)
+    model.double().get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
+    score = model(normalize(cifar10.test_images[:1]).double()).max()
+    (g,) = torch.autograd.grad(score, kept[0], create_graph=True)
+    positive = torch.nonzero((g * kept[0]).flatten() > 0).flatten()
+    for cell in positive[:: len(positive) // 20].tolist():
+        one = g.flatten()[cell]
+        (second,) = torch.autograd.grad(one, kept[0], retain_graph=True, materialize_grads=True)
+        ratios.append((second.flatten()[cell].abs() / one.detach() ** 2).item())
+    assert least <= statistics.median(ratios) <= most
 
 
 def test_maps_have_the_layers_resolution_and_span_0_to_1(model, images):

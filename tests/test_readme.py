@@ -105,15 +105,21 @@ def passing(results: dict) -> list[str]:
 
 def test_names_the_maps_that_pass():
     trust, cascade, fails = RESULTS["trust"], RESULTS["cascade"], RESULTS["fails"]
-    assert passing(RESULTS) == ["Grad-CAM layer3", "Grad-CAM layer4"]
+    assert passing(RESULTS) == ["Grad-CAM layer3", "Grad-CAM layer4"] == list(RESULTS["lead"]["deletion"])
     assert fails["Grad-CAM layer1"] == "pointing; deletion" and RESULTS["unclear"]["Grad-CAM layer2"] == "deletion"
     assert trust["deletion"]["edges"][0] > trust["deletion"]["random 1x1"][0]
     assert f"marks nothing at all in {RESULTS['empty']['Grad-CAM layer3']} of the 200 images" in TEXT
     (most,) = re.findall(r"that of `layer3` repairs the most mistakes, (0\.\d+)", TEXT)
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in trust["repair by predicted"].items()}
     assert most == max(repairs.values()) == repairs["Grad-CAM layer3"]
-    contrast = [trust["repair by contrast"][name][0] for name in ("Grad-CAM layer4", "centre blob")]
-    assert "class repairs {:.2f} of the mistakes, the blob {:.2f}.".format(*contrast) in TEXT
+    blurred = [repairs["Grad-CAM layer4"], repairs["centre blob"]]
+    blurred.append(f"{trust['repair by contrast']['Grad-CAM layer4'][0]:.2f}")
+    assert (
+        "repairs {} of the mistakes, blurring the blob {}, and blurring its contrast with the true class {}.".format(
+            *blurred
+        )
+        in TEXT
+    )
     assert f"it puts {trust['pointing']['Grad-CAM layer4'][0]:.2f} of its weight" in TEXT
     classifier = [r for name, r in cascade["linear"].items() if name.startswith("Grad-CAM++")]
     assert f"leaves it at {min(classifier):.2f} to {max(classifier):.2f}" in TEXT
@@ -135,6 +141,12 @@ def test_quotes_the_maps_of_a_thousand_images():
     assert "in deletion it is {:.2f} below random cells, in insertion {:.2f} above".format(*gains["layer4"]) in TEXT
     (gain,) = {f"{gain:.2f}" for gain in gains["layer3"]}
     assert f"`layer3`, with {more['empty']['Grad-CAM layer3']} empty maps, {gain} below and above" in TEXT
+    lead = [more["lead"][check][f"Grad-CAM {layer}"] for layer in gains for check in ("deletion", "insertion")]
+    figures, highest = [mean for mean, _ in lead], max(error for _, error in lead)
+    assert "`layer3` by {:.3f} and {:.3f}, on".format(*figures[:2]) in TEXT
+    assert "leads by {:.3f} in deletion and {:.3f} in insertion".format(*figures[2:]) in TEXT
+    assert f"standard errors of up to {highest:.3f}" in TEXT
+    assert all(mean < 0.65 * gain for mean, gain in zip(figures, sum(gains.values(), []), strict=True))  # much of it
     assert more["unclear"]["Grad-CAM layer2"] == "deletion"
     assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TEXT
 
@@ -143,6 +155,9 @@ def test_quotes_the_maps_of_the_other_network():
     other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0-1000images.json").read_text())
     trust = other["trust"]
     assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4"]
+    assert {other["fails"][f"Grad-CAM++ layer{n}"] + other["unclear"][f"Grad-CAM++ layer{n}"] for n in (2, 3, 4)} == {
+        "r, true class"
+    }
     assert f"(`layer4` with {trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT

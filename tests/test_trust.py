@@ -162,6 +162,12 @@ def test_deletion_and_insertion_reward_the_evidence(bright, evidence):
         assert torch.equal(deletion[-1], blurred) and torch.equal(insertion[0], blurred)
 
 
+def test_scores_are_the_areas_under_the_curves():
+    straight = torch.stack([torch.linspace(1, 0, trust.STEPS + 1), torch.linspace(0, 0.5, trust.STEPS + 1)])
+    scores = trust.areas({"map": straight[:, :, None]})
+    assert scores == {"deletion": {"map": torch.tensor([0.5])}, "insertion": {"map": torch.tensor([0.25])}}
+
+
 def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):
     wrongly_called_1 = torch.zeros(6, dtype=torch.long)
     right = trust.repaired(TopLeftBrightness(), bright, wrongly_called_1, {"good": evidence, "bad": -evidence})

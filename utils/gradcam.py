@@ -17,6 +17,8 @@ def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     With g = dS/dA_ij for the class score S, which the paper passes through an exponential,
     alpha_ij = g^2 / (2 g^2 + g^3 sum_ab A_ab)  and  w_k = sum_ij alpha_ij relu(g), to which only g > 0 contributes.
     torchcam 0.5.0 never divides (`alpha[mask].div_` changes a copy), so its weights are sum_ij relu(g)^3.
+    Eq. 19 takes S as piecewise linear in A. So it is for layer4, which is averaged and classified, but layer
+    normalisation between A and S adds second derivatives, which are left out here as everywhere.
     """
     positive = gradients.relu()
     denominator = 2 + positive * activations.sum((2, 3), keepdim=True)  # both sides of alpha divided by g^2

@@ -161,8 +161,8 @@ def explain_mosaics(model: nn.Module, images: Tensor, classes: Tensor) -> Maps:
 def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
     """Return the share of maps (4 N, 2 H, 2 W) inside their quarters, averaged over the four asked of a mosaic: (N,).
 
-    A share is sum_{p in quarter} M_p / sum_p M_p (Böhle et al. 2021, the localisation metric). Chance, and the share of
-    a map of zeros, is 0.25.
+    A share is sum_{p in quarter} M_p / sum_p M_p (Böhle et al. 2021, the localisation metric) of a map M scaled to 0-1.
+    Chance, and the share of a map of zeros, is 0.25.
     """
     height, width = maps.shape[1] // 2, maps.shape[2] // 2
     sums = maps.unflatten(1, (2, height)).unflatten(3, (2, width)).sum((2, 4)).flatten(1)  # (N, 4)
@@ -202,7 +202,7 @@ def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: 
     Deletion blurs, too, where the paper sets pixels to a constant, whose edges a model has never seen.
 
     Returns:
-        {map: (2, STEPS + 1, N)}: deletion and insertion, from no pixel to all; the areas under them are the scores.
+        {map: (2, STEPS + 1, N)}: deletion and insertion, from no pixel to all.
     """
 
     def probability(mixed: Tensor) -> Tensor:
@@ -218,6 +218,14 @@ def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: 
         between = torch.stack([torch.stack(deleted), torch.stack(inserted)])
         curves[name] = torch.cat([first[:, None], between, first.flip(0)[:, None]], dim=1)
     return curves
+
+
+def areas(curves: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the areas under deletion and insertion curves, the scores: {check: {map: (N,)}}."""
+    return {
+        check: {name: torch.trapezoid(curve[row], dx=1 / STEPS, dim=0) for name, curve in curves.items()}
+        for row, check in enumerate(("deletion", "insertion"))
+    }
 
 
 def repaired(model: nn.Module, images: Tensor, labels: Tensor, maps: Maps) -> dict[str, Tensor]:
