@@ -278,10 +278,10 @@ def is_cam(name: str) -> bool:
     return "CAM" in name
 
 
-def merit(check: str, mean: float) -> float:
-    """Turn the mean of a check into one that is better the higher it is."""
+def merit(check: str, value: float | Tensor) -> float | Tensor:
+    """Turn the value of a check, or a difference of two, into one that is better the higher it is."""
     sign = -1 if check in LOWER_IS_BETTER else 1
-    return sign * (abs(mean) if check == "r, randomised" else mean)
+    return sign * (abs(value) if check == "r, randomised" else value)
 
 
 def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -96,6 +96,6 @@ def identical(a, b) -> bool:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # the killer needs the other core
+    torch.set_num_threads(1)
     heavy = prepare(sys.argv[2], ballast=4_000_000)  # writing 16 MB takes long enough to be killed meanwhile
     run(Path(sys.argv[1]), sys.argv[2], *heavy, epochs=8)
