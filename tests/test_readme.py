@@ -164,10 +164,12 @@ def test_quotes_the_maps_of_the_other_network():
     name = "Grad-CAM++ layer4"
     more = json.loads(Path("benchmarks/recipes/maps-notebook-seed0-1000images.json").read_text())
     zeros, ones = (r[name][0] for r in (trust["r, randomised"], other["r, randomised from last scales of 1"]))
-    assert f"untrained networks (*r* = {zeros:.2f}) if their last scales are 0" in TEXT
-    assert f"as the first network's were, *r* is {ones:.2f}, much as" in TEXT
+    assert f"as this one's were at first (*r* = {zeros:.2f}), not of those where they are 1 ({ones:.2f})" in TEXT
     zeros, ones = (r[name][0] for r in (more["r, randomised from last scales of 0"], more["trust"]["r, randomised"]))
-    assert f"in the first network ({zeros:.2f} and {ones:.2f})" in TEXT
+    assert f"in the first network *r* is {zeros:.2f} and {ones:.2f}" in TEXT
+    leads = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
+    assert all(list(maps) == passing(other) for maps in other["lead"].values())
+    assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TEXT
 
 
 @pytest.mark.parametrize("cpu", ["", "_avx2"])
