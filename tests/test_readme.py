@@ -62,6 +62,15 @@ def test_quotes_how_far_seeds_differ():
     assert "got {:.2f} and {:.2f} %, {:.1f} and {:.1f} points more than seed 0".format(*figures) in TEXT
 
 
+def test_quotes_the_other_rates_of_adamw():
+    logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
+    logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
+    eighth = [json.loads(Path(f"benchmarks/recipes/{log}.json").read_text())["history"][7] for log in logs]
+    figures = [row["validation accuracy"] for row in eighth]
+    assert "{:.1f}, {:.1f} and {:.1f} % at rates of 0.0001, 0.0003 and 0.001".format(*figures[:3]) in TEXT
+    assert "Muon on {:.1f} % in bfloat16, {:.1f} % in float32".format(*figures[3:]) in TEXT
+
+
 def test_quotes_the_calibration():
     sure = RESULTS["confidence"]
     figures = (f"{100 * sure['all']:.1f} %", f"{RESULTS['published']['calibration error']:.3f}")
