@@ -16,6 +16,11 @@ TEXT = " ".join(README.split())
 RESULTS = json.loads(Path("images/results.json").read_text())
 
 
+def read_log(name: str) -> dict:
+    """Return a published log of a recipe or of its maps."""
+    return json.loads(Path(f"benchmarks/recipes/{name}.json").read_text())
+
+
 def test_quotes_the_published_accuracy():
     (quoted,) = re.findall(r"\*\*this notebook\*\* .* \| (\d+) \| ([\d.]+) % \|", README)
     assert len(RESULTS["history"]) == RESULTS["config"]["epochs"]
@@ -55,8 +60,7 @@ def test_tabulates_the_ablation_in_small(path):
 
 
 def test_quotes_how_far_seeds_differ():
-    logs = [Path(f"benchmarks/recipes/notebook-seed{seed}-20x4500-float32.json") for seed in (0, 1)]
-    first, second = (json.loads(log.read_text())["history"][-1] for log in logs)
+    first, second = (read_log(f"notebook-seed{seed}-20x4500-float32")["history"][-1] for seed in (0, 1))
     ends = ("validation accuracy", "averaged accuracy")
     figures = [second[end] for end in ends] + [second[end] - first[end] for end in ends]
     assert "got {:.2f} and {:.2f} %, {:.1f} and {:.1f} points more than seed 0".format(*figures) in TEXT
@@ -65,8 +69,7 @@ def test_quotes_how_far_seeds_differ():
 def test_quotes_the_other_rates_of_adamw():
     logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
-    eighth = [json.loads(Path(f"benchmarks/recipes/{log}.json").read_text())["history"][7] for log in logs]
-    figures = [row["validation accuracy"] for row in eighth]
+    figures = [read_log(log)["history"][7]["validation accuracy"] for log in logs]
     assert "{:.1f}, {:.1f} and {:.1f} % at rates of 0.0001, 0.0003 and 0.001".format(*figures[:3]) in TEXT
     assert "Muon on {:.1f} % in bfloat16, {:.1f} % in float32".format(*figures[3:]) in TEXT
 
@@ -138,7 +141,7 @@ def test_names_the_maps_that_pass():
 
 
 def test_quotes_the_maps_of_a_thousand_images():
-    more = json.loads(Path("benchmarks/recipes/maps-notebook-seed0-1000images.json").read_text())
+    more = read_log("maps-notebook-seed0-1000images")
     assert more["indices"] == RESULTS["indices"] and passing(more) == ["Grad-CAM layer3", "Grad-CAM layer4"]
     gains = {
         layer: [
@@ -161,7 +164,7 @@ def test_quotes_the_maps_of_a_thousand_images():
 
 
 def test_quotes_the_maps_of_the_other_network():
-    other = json.loads(Path("benchmarks/recipes/maps-zero_last_scales-seed0-1000images.json").read_text())
+    other = read_log("maps-zero_last_scales-seed0-1000images")
     trust = other["trust"]
     assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3", "Grad-CAM layer4"]
     assert {other["fails"][f"Grad-CAM++ layer{n}"] + other["unclear"][f"Grad-CAM++ layer{n}"] for n in (2, 3, 4)} == {
@@ -171,7 +174,7 @@ def test_quotes_the_maps_of_the_other_network():
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
     assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
     name = "Grad-CAM++ layer4"
-    more = json.loads(Path("benchmarks/recipes/maps-notebook-seed0-1000images.json").read_text())
+    more = read_log("maps-notebook-seed0-1000images")
     zeros, ones = (r[name][0] for r in (trust["r, randomised"], other["r, randomised from last scales of 1"]))
     assert f"as this one's were at first (*r* = {zeros:.2f}), not of those where they are 1 ({ones:.2f})" in TEXT
     zeros, ones = (r[name][0] for r in (more["r, randomised from last scales of 0"], more["trust"]["r, randomised"]))
