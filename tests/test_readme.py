@@ -1,4 +1,4 @@
-"""The README quotes figures; they must be those of the results beside them."""
+"""README and trust.md quote figures; they must be those of the results beside them."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from utils.transforms import CLASSES
 
 README = Path("README.md").read_text()
 TEXT = " ".join(README.split())
+TRUST = " ".join(Path("benchmarks/trust.md").read_text().split())
 RESULTS = json.loads(Path("images/results.json").read_text())
 
 
@@ -136,8 +137,8 @@ def test_names_the_maps_that_pass():
     classifier = [r for name, r in cascade["linear"].items() if name.startswith("Grad-CAM++")]
     assert f"leaves it at {min(classifier):.2f} to {max(classifier):.2f}" in TEXT
     least, end = (cascade[stage]["Grad-CAM++ layer4"] for stage in ("layer4", "conv1"))
-    assert f"falls to {least:.2f} once that layer is random, too, but is back at {end:.2f} when nothing" in TEXT
-    assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3` is highest" in TEXT
+    assert f"falls to {least:.2f} once that layer is random, too, but is back at {end:.2f} when nothing" in TRUST
+    assert f"In {RESULTS['corner']['Grad-CAM++']['layer3']} of the 20 images that of `layer3` is highest" in TRUST
 
 
 def test_quotes_the_maps_of_a_thousand_images():
@@ -150,17 +151,17 @@ def test_quotes_the_maps_of_a_thousand_images():
         ]
         for layer in ("layer3", "layer4")
     }
-    assert "in deletion it is {:.2f} below random cells, in insertion {:.2f} above".format(*gains["layer4"]) in TEXT
+    assert "in deletion it is {:.2f} below random cells, in insertion {:.2f} above".format(*gains["layer4"]) in TRUST
     (gain,) = {f"{gain:.2f}" for gain in gains["layer3"]}
-    assert f"`layer3`, with {more['empty']['Grad-CAM layer3']} empty maps, {gain} below and above" in TEXT
+    assert f"`layer3`, with {more['empty']['Grad-CAM layer3']} empty maps, {gain} below and above" in TRUST
     lead = [more["lead"][check][f"Grad-CAM {layer}"] for layer in gains for check in ("deletion", "insertion")]
     figures, highest = [mean for mean, _ in lead], max(error for _, error in lead)
-    assert "`layer3` by {:.3f} and {:.3f}, on".format(*figures[:2]) in TEXT
+    assert "`layer3` by {:.3f} and {:.3f}.".format(*figures[:2]) in TEXT
     assert "leads by {:.3f} in deletion and {:.3f} in insertion".format(*figures[2:]) in TEXT
-    assert f"standard errors of up to {highest:.3f}" in TEXT
+    assert f"standard errors of up to {highest:.3f}" in TRUST
     assert all(mean < 0.65 * gain for mean, gain in zip(figures, sum(gains.values(), []), strict=True))  # much of it
     assert more["unclear"]["Grad-CAM layer2"] == "deletion"
-    assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TEXT
+    assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TRUST
 
 
 def test_quotes_the_maps_of_the_other_network():
@@ -170,18 +171,18 @@ def test_quotes_the_maps_of_the_other_network():
     assert {other["fails"][f"Grad-CAM++ layer{n}"] + other["unclear"][f"Grad-CAM++ layer{n}"] for n in (2, 3, 4)} == {
         "r, true class"
     }
-    assert f"(`layer4` with {trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TEXT
+    assert f"(`layer4` with {trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TRUST
     same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
-    assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TEXT
+    assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TRUST
     name = "Grad-CAM++ layer4"
     more = read_log("maps-notebook-seed0-1000images")
     zeros, ones = (r[name][0] for r in (trust["r, randomised"], other["r, randomised from last scales of 1"]))
-    assert f"as this one's were at first (*r* = {zeros:.2f}), not of those where they are 1 ({ones:.2f})" in TEXT
+    assert f"as this one's were at first (*r* = {zeros:.2f}), not of those where they are 1 ({ones:.2f})" in TRUST
     zeros, ones = (r[name][0] for r in (more["r, randomised from last scales of 0"], more["trust"]["r, randomised"]))
-    assert f"in the first network *r* is {zeros:.2f} and {ones:.2f}" in TEXT
+    assert f"in the first network *r* is {zeros:.2f} and {ones:.2f}" in TRUST
     leads = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
     assert all(list(maps) == passing(other) for maps in other["lead"].values())
-    assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TEXT
+    assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
 
 
 @pytest.mark.parametrize("cpu", ["", "_avx2"])
