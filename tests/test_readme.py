@@ -164,6 +164,19 @@ def test_quotes_the_maps_of_a_thousand_images():
     assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TRUST
 
 
+def test_quotes_the_first_rules():
+    log, name = read_log("maps-notebook-seed0-ranked-by-pixel"), "Grad-CAM layer3"
+    few, many = log["200 images"]["deletion"], log["1,000 images"]["insertion"]
+    figures = [few[name][0], few["random 1x1"][0], many[name][0], many["random 4x4"][0]]
+    assert "fails deletion ({:.2f}, where those have {:.2f})".format(*figures[:2]) in TRUST
+    assert "fails insertion on 1,000 images ({:.2f}, where those have {:.2f})".format(*figures[2:]) in TRUST
+    for check, of, random in (("deletion", few, "random 1x1"), ("insertion", many, "random 4x4")):
+        margin, error = of[f"{name} against {random}"]
+        assert margin < -2 * error, check
+        margin, error = of[f"Grad-CAM layer4 against {random}"]
+        assert margin > 2 * error, check
+
+
 def test_quotes_the_maps_of_the_other_network():
     other = read_log("maps-zero_last_scales-seed0-1000images")
     trust = other["trust"]
