@@ -61,18 +61,22 @@ def test_tabulates_the_ablation_in_small(path):
 
 
 def test_quotes_how_far_seeds_differ():
-    first, second = (read_log(f"notebook-seed{seed}-20x4500-float32")["history"][-1] for seed in (0, 1))
-    ends = ("validation accuracy", "averaged accuracy")
-    figures = [second[end] for end in ends] + [second[end] - first[end] for end in ends]
-    assert "got {:.2f} and {:.2f} %, {:.1f} and {:.1f} points more than seed 0".format(*figures) in TEXT
+    ends = [read_log(f"notebook-seed{seed}-20x4500-float32")["history"][-1] for seed in (0, 1, 2)]
+    last, average = ([end[name] for end in ends] for name in ("validation accuracy", "averaged accuracy"))
+    assert "in float32 ended at {:.2f}, {:.2f} and {:.2f} %, their averages at".format(*last) in TEXT
+    (deviation,) = {f"{statistics.stdev(figures):.1f}" for figures in (last, average)}
+    quoted = "at {:.2f}, {:.2f} and {:.2f} %, which is a standard deviation of {} points".format(*average, deviation)
+    assert quoted in TEXT
 
 
 def test_quotes_the_other_rates_of_adamw():
     logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
     figures = [read_log(log)["history"][7]["validation accuracy"] for log in logs]
-    assert "{:.1f}, {:.1f} and {:.1f} % at rates of 0.0001, 0.0003 and 0.001".format(*figures[:3]) in TEXT
-    assert "Muon on {:.1f} % in bfloat16, {:.1f} % in float32".format(*figures[3:]) in TEXT
+    recipes = " ".join(Path("benchmarks/recipes.md").read_text().split())
+    assert "was right on {:.1f} and {:.1f} % of the held-out images".format(*figures[:2]) in recipes
+    assert f"in bfloat16 at 0.001 2.06 and {figures[2]:.1f} %" in recipes
+    assert "Muon on {:.1f} % in bfloat16, in float32 1.66 and {:.1f} %".format(*figures[3:]) in recipes
 
 
 def test_quotes_the_calibration():
