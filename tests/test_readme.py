@@ -1,4 +1,4 @@
-"""README and trust.md quote figures; they must be those of the results beside them."""
+"""README, recipes.md and trust.md quote figures; they must be those of the results beside them."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from PIL import Image
 from utils.check_weights import check_same_run
 from utils.transforms import CLASSES
 
-README = Path("README.md").read_text()
-TEXT = " ".join(README.split())
-TRUST = " ".join(Path("benchmarks/trust.md").read_text().split())
+PAGES = [Path(name).read_text() for name in ("README.md", "benchmarks/recipes.md", "benchmarks/trust.md")]
+README = PAGES[0]
+TEXT, RECIPES, TRUST = (" ".join(page.split()) for page in PAGES)  # without line breaks
 RESULTS = json.loads(Path("images/results.json").read_text())
 
 
@@ -73,10 +73,9 @@ def test_quotes_the_other_rates_of_adamw():
     logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
     figures = [read_log(log)["history"][7]["validation accuracy"] for log in logs]
-    recipes = " ".join(Path("benchmarks/recipes.md").read_text().split())
-    assert "was right on {:.1f} and {:.1f} % of the held-out images".format(*figures[:2]) in recipes
-    assert f"in bfloat16 at 0.001 2.06 and {figures[2]:.1f} %" in recipes
-    assert "Muon on {:.1f} % in bfloat16, in float32 1.66 and {:.1f} %".format(*figures[3:]) in recipes
+    assert "was right on {:.1f} and {:.1f} % of the held-out images".format(*figures[:2]) in RECIPES
+    assert f"in bfloat16 at 0.001 2.06 and {figures[2]:.1f} %" in RECIPES
+    assert "Muon on {:.1f} % in bfloat16, in float32 1.66 and {:.1f} %".format(*figures[3:]) in RECIPES
 
 
 def test_quotes_the_calibration():
