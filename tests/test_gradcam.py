@@ -34,7 +34,7 @@ def test_torchcams_own_grad_cam_pp_is_something_else(model, images):
 
 @pytest.mark.parametrize("layer, least, most", [("layer3", 10, 1_000), ("layer4", 0, 0)])
 def test_second_derivatives_that_eq_19_leaves_out(cifar10, layer, least, most):
-    """The README says tens of times g squared, but for layer4, which is followed by no normalisation."""
+    """trust.md says tens of times g squared, but for layer4, which is followed by no normalisation."""
     model, kept, ratios = ResNet18(), [], []
     load_weights(WEIGHTS, model)
     model.double().get_submodule(layer).register_forward_hook(lambda _module, _input, output: kept.append(output))
