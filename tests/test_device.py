@@ -5,21 +5,20 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.overrides import TorchFunctionMode
 
 from models import ResNet18
+from tests.faults.train import prepare, run
 from utils import trust
-from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights
-from utils.data import eval_loader, load_standin, train_loader
+from utils.checkpoint import load_weights, save_weights
 from utils.gradcam import compute_cams
-from utils.muon import Muon
-from utils.training import evaluate, train_one_epoch
+from utils.standin import draw_shapes
+from utils.training import evaluate, take_step
 from utils.transforms import normalize
 
 MAY_MIX = ("copy_", "__set__", "_has_compatible_shallow_copy_type")  # and a GPU's tensor indexed by one of the CPU
-DATA = load_standin()
-IMAGES, LABELS = normalize(DATA.test_images[:6]), torch.from_numpy(DATA.test_labels[:6])
+SHAPES, CLASSES, _ = draw_shapes(4, seed=1)
+IMAGES, LABELS = normalize(SHAPES), torch.from_numpy(CLASSES)
 
 
 class ClaimedGPU(TorchFunctionMode):
@@ -107,31 +106,20 @@ def test_the_claim_is_kept_and_mixing_noticed():
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_training_evaluation_and_checkpoints(tmp_path):
-    def build() -> dict:
-        model = network()
-        return {
-            "model": model,
-            "average": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
-            "optimizer": Muon(model, 0.03, 0.002, 0.05, torch.float32),
-            "scaler": torch.amp.GradScaler("cuda", enabled=False),
-        }
+    def prepare_on_gpu() -> tuple[dict, tuple]:
+        parts, loaders = prepare("Muon", scaled=False)
+        parts["model"].to("cuda"), parts["average"].to("cuda")
+        return parts, loaders
 
-    def train(parts: dict, epoch: int) -> tuple[float, float]:
-        model, average, optimizer, scaler = parts.values()
-        return train_one_epoch(model, batches, optimizer, scaler, epoch, torch.float32, None, 0.1, average, 0.1)
-
-    batches = train_loader(DATA.train_images[:8], DATA.train_labels[:8], 4, seed=0)
-    parts, path = build(), tmp_path / "checkpoint.pt"
-    train(parts, 0)
-    save_checkpoint(path, {}, [{}], **parts)
-    resumed = build()
-    resume(path, {}, **resumed)
-    assert train(resumed, 1) == train(parts, 1)
-    save_weights(tmp_path / "weights.safetensors", resumed["average"].module)
-    load_weights(tmp_path / "weights.safetensors", resumed["model"])
-    held_out = eval_loader(DATA.test_images[:20], DATA.test_labels[:20])
-    rounded, average = evaluate(resumed["model"], held_out), evaluate(resumed["average"], held_out)
-    assert rounded == pytest.approx(average, abs=0.01)
+    uninterrupted = run(tmp_path / "whole.pt", "Muon", *prepare_on_gpu(), epochs=2)
+    run(tmp_path / "checkpoint.pt", "Muon", *prepare_on_gpu(), epochs=1)
+    parts, (batches, held_out) = prepare_on_gpu()
+    assert run(tmp_path / "checkpoint.pt", "Muon", parts, (batches, held_out), epochs=2) == uninterrupted
+    model, optimizer, average = (parts[name] for name in ("model", "optimizer", "average"))
+    take_step(model, optimizer, parts["scaler"], *next(iter(batches)), torch.float32, smoothing=0.1, radius=0.1)
+    save_weights(tmp_path / "weights.safetensors", average.module)
+    load_weights(tmp_path / "weights.safetensors", model)
+    assert evaluate(model, held_out) == pytest.approx(evaluate(average, held_out), abs=0.01)
 
 
 def test_every_check_of_the_maps():

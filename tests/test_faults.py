@@ -179,7 +179,7 @@ def test_a_partly_extracted_archive_is_extracted_again_without_the_network(mirro
     assert broken_files(tmp_path) == []
 
 
-@pytest.mark.skipif(not os.environ.get("CIFAR10_ROOT"), reason="CIFAR10_ROOT is not set")
+@pytest.mark.usefixtures("cifar10")
 def test_a_truncated_official_file_is_named(tmp_path):
     official = (cifar10_root() / CIFAR10.base_folder).resolve()
     copy = tmp_path / CIFAR10.base_folder
