@@ -69,6 +69,17 @@ def test_quotes_how_far_seeds_differ():
     assert quoted in TEXT
 
 
+def test_quotes_the_run_rounded_to_bfloat16():
+    rounded, native = (read_log(f"notebook-seed1-20x4500-{name}")["history"] for name in ("rounded", "float32"))
+    end = "ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % (losses {validation loss:.3f} and "
+    end += "{averaged loss:.3f}, training images {train accuracy:.1f} %"
+    assert end.format_map(rounded[-1]) in RECIPES
+    assert rounded[14]["learning rate"] == native[14]["learning rate"] == 2 * native[15]["learning rate"]
+    apart = [rounded[epoch]["train accuracy"] - native[epoch]["train accuracy"] for epoch in range(15)]
+    quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
+    assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
+
+
 def test_quotes_the_other_rates_of_adamw():
     logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
