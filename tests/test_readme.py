@@ -69,15 +69,28 @@ def test_quotes_how_far_seeds_differ():
     assert quoted in TEXT
 
 
-def test_quotes_the_run_rounded_to_bfloat16():
-    rounded, native = (read_log(f"notebook-seed1-20x4500-{name}")["history"] for name in ("rounded", "float32"))
-    end = "ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % (losses {validation loss:.3f} and "
-    end += "{averaged loss:.3f}, training images {train accuracy:.1f} %"
+@pytest.mark.parametrize(("seed", "epochs"), [(1, 15), (2, 20)])
+def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs):
+    rounded, native = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
+    end = f"Seed {seed} ended at " + "{validation accuracy:.2f} and {averaged accuracy:.2f} % (losses "
+    end += "{validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
     assert end.format_map(rounded[-1]) in RECIPES
-    assert rounded[14]["learning rate"] == native[14]["learning rate"] == 2 * native[15]["learning rate"]
-    apart = [rounded[epoch]["train accuracy"] - native[epoch]["train accuracy"] for epoch in range(15)]
+    same = [one["learning rate"] == other["learning rate"] for one, other in zip(rounded, native, strict=True)]
+    assert all(same[:epochs]) and not any(same[epochs : epochs + 1])
+    apart = [rounded[epoch]["train accuracy"] - native[epoch]["train accuracy"] for epoch in range(epochs)]
     quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
     assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
+
+
+def test_quotes_what_bfloat16_gains():
+    logs = ["notebook-seed0-20x4500", "notebook-seed1-20x4500-rounded", "notebook-seed2-20x4500-rounded"]
+    pairs = [(read_log(log)["history"][-1], read_log(f"{log[:14]}-20x4500-float32")["history"][-1]) for log in logs]
+    figures = []
+    for name in ("validation accuracy", "averaged accuracy"):
+        gains = [rounded[name] - native[name] for rounded, native in pairs]
+        figures += [statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5]
+    quoted = "by {:.1f} points on average (standard error {:.1f}), with averaged weights by {:.1f} ({:.1f})"
+    assert quoted.format(*figures) in RECIPES
 
 
 def test_quotes_the_other_rates_of_adamw():
