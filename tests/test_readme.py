@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,25 +70,32 @@ def test_quotes_how_far_seeds_differ():
     assert quoted in TEXT
 
 
-@pytest.mark.parametrize(("seed", "epochs"), [(1, 15), (2, 20)])
-def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs):
+def halvings(history: list[dict]) -> list[int]:
+    """Return the epochs before which the learning rate was halved."""
+    rates = [epoch["learning rate"] for epoch in history]
+    return [epoch for epoch, (before, after) in enumerate(pairwise(rates), start=2) if before == 2 * after]
+
+
+@pytest.mark.parametrize(("seed", "epochs", "halved", "halved_plain"), [(1, 15, [18], [16, 19]), (2, 20, [19], [19])])
+def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain):
     rounded, native = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
     end = f"Seed {seed} ended at " + "{validation accuracy:.2f} and {averaged accuracy:.2f} % (losses "
     end += "{validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
     assert end.format_map(rounded[-1]) in RECIPES
-    same = [one["learning rate"] == other["learning rate"] for one, other in zip(rounded, native, strict=True)]
-    assert all(same[:epochs]) and not any(same[epochs : epochs + 1])
-    apart = [rounded[epoch]["train accuracy"] - native[epoch]["train accuracy"] for epoch in range(epochs)]
+    assert (halvings(rounded), halvings(native)) == (halved, halved_plain)
+    both = list(zip(rounded, native, strict=True))[:epochs]  # as long as they have the same rates
+    assert all(one["learning rate"] == other["learning rate"] for one, other in both)
+    apart = [one["train accuracy"] - other["train accuracy"] for one, other in both]
     quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
     assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
 
 
 def test_quotes_what_bfloat16_gains():
-    logs = ["notebook-seed0-20x4500", "notebook-seed1-20x4500-rounded", "notebook-seed2-20x4500-rounded"]
-    pairs = [(read_log(log)["history"][-1], read_log(f"{log[:14]}-20x4500-float32")["history"][-1]) for log in logs]
-    figures = []
+    figures, small = [], [f"notebook-seed{seed}-20x4500" for seed in (0, 1, 2)]
+    rounded = [read_log(log)["history"][-1] for log in (small[0], f"{small[1]}-rounded", f"{small[2]}-rounded")]
+    native = [read_log(f"{log}-float32")["history"][-1] for log in small]
     for name in ("validation accuracy", "averaged accuracy"):
-        gains = [rounded[name] - native[name] for rounded, native in pairs]
+        gains = [one[name] - other[name] for one, other in zip(rounded, native, strict=True)]
         figures += [statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5]
     quoted = "by {:.1f} points on average (standard error {:.1f}), with averaged weights by {:.1f} ({:.1f})"
     assert quoted.format(*figures) in RECIPES
