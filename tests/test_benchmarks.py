@@ -21,6 +21,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_train_speed_times_both_ways(monkeypatch, tmp_path):
+    monkeypatch.setattr(train_speed, "DEVICE", torch.device("cpu"))  # a GPU would take whole epochs
     monkeypatch.setitem(train_speed.BATCH_SIZES, "assignment", 3)
     results = train_speed.main(repeats=1, cpu_images=4)
     assert json.loads((tmp_path / "runs/train_speed.json").read_text()) == results

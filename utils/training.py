@@ -63,7 +63,7 @@ def take_step(model, optimizer, scaler, images, labels, dtype, smoothing, radius
         total, right = 0.0, 0
         for part, targets in zip(images.split(size), labels.split(size), strict=True):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = model(part)
+                logits = model(part).float()  # else CUDA's autocast rounds their log-softmax
                 loss = F.cross_entropy(logits, targets, label_smoothing=smoothing) * (len(part) / len(images))
             scaler.scale(loss).backward()  # which keeps gradients from underflow in float16
             total, right = total + loss.detach(), right + (logits.argmax(1) == targets).sum()
