@@ -101,6 +101,23 @@ def test_quotes_what_bfloat16_gains():
     assert quoted.format(*figures) in RECIPES
 
 
+def test_quotes_the_run_rounded_to_float16():
+    rounded = read_log("notebook-seed0-12of20x4500-float16")["history"]
+    native = read_log("notebook-seed0-20x4500-float32")["history"][:12]
+    assert [row["epoch"] for row in rounded] == list(range(1, 13))
+    assert {(row["steps skipped"], row["loss scale"]) for row in rounded} == {(0, 65536.0)}
+    first, *later = (row["largest scaled gradient"] for row in rounded)
+    assert (
+        f"was {first:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {max(later):,.0f}"
+        in RECIPES
+    )
+    assert f"result of a convolution was {max(row['largest activation'] for row in rounded):.0f}." in RECIPES
+    assert {row["learning rate"] for row in rounded + native} == {rounded[0]["learning rate"]}
+    apart = [one["train accuracy"] - other["train accuracy"] for one, other in zip(rounded, native, strict=True)]
+    quoted = "at most {:.1f} points from that of float32, and {:.1f} above it on average"
+    assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
+
+
 def test_quotes_the_other_rates_of_adamw():
     logs = ["adamw-rate0.0001-seed0-8of20x4500", "adamw-rate0.0003-seed0-8of20x4500", "adamw-seed0-20x4500"]
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
