@@ -76,6 +76,13 @@ def halvings(history: list[dict]) -> list[int]:
     return [epoch for epoch, (before, after) in enumerate(pairwise(rates), start=2) if before == 2 * after]
 
 
+def apart(one: list[dict], other: list[dict]) -> tuple[float, float]:
+    """Return the largest and the mean difference in training accuracy; both must have the same learning rates."""
+    assert [epoch["learning rate"] for epoch in one] == [epoch["learning rate"] for epoch in other]
+    differences = [a["train accuracy"] - b["train accuracy"] for a, b in zip(one, other, strict=True)]
+    return max(map(abs, differences)), statistics.mean(differences)
+
+
 @pytest.mark.parametrize(("seed", "epochs", "halved", "halved_plain"), [(1, 15, [18], [16, 19]), (2, 20, [19], [19])])
 def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain):
     rounded, native = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
@@ -83,11 +90,8 @@ def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain)
     end += "{validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
     assert end.format_map(rounded[-1]) in RECIPES
     assert (halvings(rounded), halvings(native)) == (halved, halved_plain)
-    both = list(zip(rounded, native, strict=True))[:epochs]  # as long as they have the same rates
-    assert all(one["learning rate"] == other["learning rate"] for one, other in both)
-    apart = [one["train accuracy"] - other["train accuracy"] for one, other in both]
     quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
-    assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
+    assert quoted.format(*apart(rounded[:epochs], native[:epochs])) in RECIPES
 
 
 def test_quotes_what_bfloat16_gains():
@@ -107,15 +111,12 @@ def test_quotes_the_run_rounded_to_float16():
     assert [row["epoch"] for row in rounded] == list(range(1, 13))
     assert {(row["steps skipped"], row["loss scale"]) for row in rounded} == {(0, 65536.0)}
     first, *later = (row["largest scaled gradient"] for row in rounded)
-    assert (
-        f"was {first:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {max(later):,.0f}"
-        in RECIPES
-    )
+    quoted = "was {:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {:,.0f} later"
+    assert quoted.format(first, max(later)) in RECIPES
     assert f"result of a convolution was {max(row['largest activation'] for row in rounded):.0f}." in RECIPES
     assert {row["learning rate"] for row in rounded + native} == {rounded[0]["learning rate"]}
-    apart = [one["train accuracy"] - other["train accuracy"] for one, other in zip(rounded, native, strict=True)]
     quoted = "at most {:.1f} points from that of float32, and {:.1f} above it on average"
-    assert quoted.format(max(map(abs, apart)), statistics.mean(apart)) in RECIPES
+    assert quoted.format(*apart(rounded, native)) in RECIPES
 
 
 def test_quotes_the_other_rates_of_adamw():
