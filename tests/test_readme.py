@@ -106,17 +106,28 @@ def test_quotes_what_bfloat16_gains():
 
 
 def test_quotes_the_run_rounded_to_float16():
-    rounded = read_log("notebook-seed0-12of20x4500-float16")["history"]
-    native = read_log("notebook-seed0-20x4500-float32")["history"][:12]
-    assert [row["epoch"] for row in rounded] == list(range(1, 13))
+    names = ("-float16", "-float32", "")
+    rounded, plain, native = (read_log(f"notebook-seed0-20x4500{name}")["history"] for name in names)
+    assert [row["epoch"] for row in rounded] == list(range(1, 21))
     assert {(row["steps skipped"], row["loss scale"]) for row in rounded} == {(0, 65536.0)}
     first, *later = (row["largest scaled gradient"] for row in rounded)
     quoted = "was {:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {:,.0f} later"
     assert quoted.format(first, max(later)) in RECIPES
     assert f"result of a convolution was {max(row['largest activation'] for row in rounded):.0f}." in RECIPES
-    assert {row["learning rate"] for row in rounded + native} == {rounded[0]["learning rate"]}
-    quoted = "at most {:.1f} points from that of float32, and {:.1f} above it on average"
-    assert quoted.format(*apart(rounded, native)) in RECIPES
+    end = "It ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % (losses {validation loss:.3f} and "
+    end += "{averaged loss:.3f}, training images {train accuracy:.1f} %), "
+    end += "{} and {} points above float32, and {} and {} below bfloat16."
+    gains = [
+        f"{sign * (rounded[-1][name] - other[-1][name]):.1f}"
+        for sign, other in ((1, plain), (-1, native))
+        for name in ("validation accuracy", "averaged accuracy")
+    ]
+    assert end.format(*gains, **rounded[-1]) in RECIPES
+    assert (halvings(rounded), halvings(plain)) == ([18], [19])
+    quoted = "at most {:.1f} points of the training images from it, and {:.1f} above it on average"
+    assert quoted.format(*apart(rounded[:17], plain[:17])) in RECIPES
+    losses = [row["validation loss"] for row in rounded[:16]]
+    assert f"a held-out loss of {losses[-1]:.3f} where the lowest had been {min(losses):.3f}." in RECIPES
 
 
 def test_quotes_the_other_rates_of_adamw():
