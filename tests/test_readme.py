@@ -70,6 +70,12 @@ def test_quotes_how_far_seeds_differ():
     assert quoted in TEXT
 
 
+END = (  # of a run in small, from the last epoch of its history
+    "ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % "
+    "(losses {validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
+)
+
+
 def halvings(history: list[dict]) -> list[int]:
     """Return the epochs before which the learning rate was halved."""
     rates = [epoch["learning rate"] for epoch in history]
@@ -86,9 +92,7 @@ def apart(one: list[dict], other: list[dict]) -> tuple[float, float]:
 @pytest.mark.parametrize(("seed", "epochs", "halved", "halved_plain"), [(1, 15, [18], [16, 19]), (2, 20, [19], [19])])
 def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain):
     rounded, native = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
-    end = f"Seed {seed} ended at " + "{validation accuracy:.2f} and {averaged accuracy:.2f} % (losses "
-    end += "{validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
-    assert end.format_map(rounded[-1]) in RECIPES
+    assert f"Seed {seed} " + END.format_map(rounded[-1]) in RECIPES
     assert (halvings(rounded), halvings(native)) == (halved, halved_plain)
     quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
     assert quoted.format(*apart(rounded[:epochs], native[:epochs])) in RECIPES
@@ -107,22 +111,18 @@ def test_quotes_what_bfloat16_gains():
 
 def test_quotes_the_run_rounded_to_float16():
     names = ("-float16", "-float32", "")
-    rounded, plain, native = (read_log(f"notebook-seed0-20x4500{name}")["history"] for name in names)
+    rounded, plain, bfloat16 = (read_log(f"notebook-seed0-20x4500{name}")["history"] for name in names)
     assert [row["epoch"] for row in rounded] == list(range(1, 21))
     assert {(row["steps skipped"], row["loss scale"]) for row in rounded} == {(0, 65536.0)}
     first, *later = (row["largest scaled gradient"] for row in rounded)
     quoted = "was {:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {:,.0f} later"
     assert quoted.format(first, max(later)) in RECIPES
     assert f"result of a convolution was {max(row['largest activation'] for row in rounded):.0f}." in RECIPES
-    end = "It ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % (losses {validation loss:.3f} and "
-    end += "{averaged loss:.3f}, training images {train accuracy:.1f} %), "
-    end += "{} and {} points above float32, and {} and {} below bfloat16."
-    gains = [
-        f"{sign * (rounded[-1][name] - other[-1][name]):.1f}"
-        for sign, other in ((1, plain), (-1, native))
-        for name in ("validation accuracy", "averaged accuracy")
-    ]
-    assert end.format(*gains, **rounded[-1]) in RECIPES
+    accuracies = ("validation accuracy", "averaged accuracy")
+    gains = [rounded[-1][name] - plain[-1][name] for name in accuracies]
+    lacks = [bfloat16[-1][name] - rounded[-1][name] for name in accuracies]
+    quoted = "), {:.1f} and {:.1f} points above float32, and {:.1f} and {:.1f} below bfloat16."
+    assert "It " + END.format_map(rounded[-1]) + quoted.format(*gains, *lacks) in RECIPES
     assert (halvings(rounded), halvings(plain)) == ([18], [19])
     quoted = "at most {:.1f} points of the training images from it, and {:.1f} above it on average"
     assert quoted.format(*apart(rounded[:17], plain[:17])) in RECIPES
