@@ -91,19 +91,19 @@ def apart(one: list[dict], other: list[dict]) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("seed", "epochs", "halved", "halved_plain"), [(1, 15, [18], [16, 19]), (2, 20, [19], [19])])
 def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain):
-    rounded, native = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
+    rounded, plain = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
     assert f"Seed {seed} " + END.format_map(rounded[-1]) in RECIPES
-    assert (halvings(rounded), halvings(native)) == (halved, halved_plain)
+    assert (halvings(rounded), halvings(plain)) == (halved, halved_plain)
     quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
-    assert quoted.format(*apart(rounded[:epochs], native[:epochs])) in RECIPES
+    assert quoted.format(*apart(rounded[:epochs], plain[:epochs])) in RECIPES
 
 
 def test_quotes_what_bfloat16_gains():
     figures, small = [], [f"notebook-seed{seed}-20x4500" for seed in (0, 1, 2)]
     rounded = [read_log(log)["history"][-1] for log in (small[0], f"{small[1]}-rounded", f"{small[2]}-rounded")]
-    native = [read_log(f"{log}-float32")["history"][-1] for log in small]
+    plain = [read_log(f"{log}-float32")["history"][-1] for log in small]
     for name in ("validation accuracy", "averaged accuracy"):
-        gains = [one[name] - other[name] for one, other in zip(rounded, native, strict=True)]
+        gains = [one[name] - other[name] for one, other in zip(rounded, plain, strict=True)]
         figures += [statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5]
     quoted = "by {:.1f} points on average (standard error {:.1f}), with averaged weights by {:.1f} ({:.1f})"
     assert quoted.format(*figures) in RECIPES
