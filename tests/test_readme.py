@@ -268,7 +268,7 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
 
 
-@pytest.mark.parametrize("cpu", ["", "_avx2"])
+@pytest.mark.parametrize("cpu", ["_amx", "", "_avx2"])
 def test_quotes_the_measured_speed(cpu):
     folder = Path("benchmarks/speed")
     training, maps = (json.loads((folder / f"{name}_speed{cpu}.json").read_text()) for name in ("train", "cam"))
