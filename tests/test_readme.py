@@ -61,58 +61,80 @@ def test_tabulates_the_ablation_in_small(path):
     assert f"| {row} |" in README
 
 
-def test_quotes_how_far_seeds_differ():
-    ends = [read_log(f"notebook-seed{seed}-20x4500-float32")["history"][-1] for seed in (0, 1, 2)]
-    last, average = ([end[name] for end in ends] for name in ("validation accuracy", "averaged accuracy"))
-    assert "in float32 ended at {:.2f}, {:.2f} and {:.2f} %, their averages at".format(*last) in TEXT
-    (deviation,) = {f"{statistics.stdev(figures):.1f}" for figures in (last, average)}
-    quoted = "at {:.2f}, {:.2f} and {:.2f} %, which is a standard deviation of {} points".format(*average, deviation)
-    assert quoted in TEXT
+PRECISIONS = {
+    "": "bfloat16",
+    "-float32": "float32",
+    "-rounded": "rounded to bfloat16",
+    "-float16": "rounded to float16",
+}
 
 
-END = (  # of a run in small, from the last epoch of its history
-    "ended at {validation accuracy:.2f} and {averaged accuracy:.2f} % "
-    "(losses {validation loss:.3f} and {averaged loss:.3f}, training images {train accuracy:.1f} %"
+@pytest.mark.parametrize(
+    "path", sorted(Path("benchmarks/recipes").glob("*-seed?-20x4500*.json")), ids=lambda path: path.stem
 )
+def test_tabulates_every_run_in_small(path):
+    recipe, seed, precision = re.fullmatch(r"(\w+)-seed(\d)-20x4500(.*)", path.stem).groups()
+    history = json.loads(path.read_text())["history"]
+    figures = [f"{history[-1][name]:.2f}" for name in ("train accuracy", "validation accuracy", "averaged accuracy")]
+    figures += [f"{history[-1][name]:.3f}" for name in ("validation loss", "averaged loss")]
+    rates = pairwise(epoch["learning rate"] for epoch in history)
+    halved = [str(epoch) for epoch, (before, after) in enumerate(rates, start=2) if before == 2 * after]
+    assert len(history) == 20
+    row = [f"`{recipe}`", seed, PRECISIONS[precision], *figures, ", ".join(halved) or "never"]
+    assert f"| {' | '.join(row)} |" in RECIPES
 
 
-def halvings(history: list[dict]) -> list[int]:
-    """Return the epochs before which the learning rate was halved."""
-    rates = [epoch["learning rate"] for epoch in history]
-    return [epoch for epoch, (before, after) in enumerate(pairwise(rates), start=2) if before == 2 * after]
+def end_in_small(name: str, precision: str = "") -> list[list[float]]:
+    """Return the held-out accuracy by the last step, and by the average, of seeds 0, 1 and 2."""
+    ends = [read_log(f"{name}-seed{seed}-20x4500{precision}")["history"][-1] for seed in (0, 1, 2)]
+    return [[end[which] for end in ends] for which in ("validation accuracy", "averaged accuracy")]
 
 
-def apart(one: list[dict], other: list[dict]) -> tuple[float, float]:
-    """Return the largest and the mean difference in training accuracy; both must have the same learning rates."""
-    assert [epoch["learning rate"] for epoch in one] == [epoch["learning rate"] for epoch in other]
-    differences = [a["train accuracy"] - b["train accuracy"] for a, b in zip(one, other, strict=True)]
-    return max(map(abs, differences)), statistics.mean(differences)
+def lead(one: list[float], other: list[float]) -> tuple[list[float], float, float]:
+    """Return by how much one is ahead in each seed, the mean, and its standard error."""
+    gains = [a - b for a, b in zip(one, other, strict=True)]
+    return gains, statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
 
 
-@pytest.mark.parametrize(("seed", "epochs", "halved", "halved_plain"), [(1, 15, [18], [16, 19]), (2, 20, [19], [19])])
-def test_quotes_the_runs_rounded_to_bfloat16(seed, epochs, halved, halved_plain):
-    rounded, plain = (read_log(f"notebook-seed{seed}-20x4500-{name}")["history"] for name in ("rounded", "float32"))
-    assert f"Seed {seed} " + END.format_map(rounded[-1]) in RECIPES
-    assert (halvings(rounded), halvings(plain)) == (halved, halved_plain)
-    quoted = "at most {:.1f} points of the training images apart, and {:.1f} on average"
-    assert quoted.format(*apart(rounded[:epochs], plain[:epochs])) in RECIPES
+def test_quotes_how_far_seeds_differ():
+    quoted = "are up to {:.1f} points apart in bfloat16 and {:.1f} in float32, their averages {:.1f} and {:.1f}."
+    last, average = zip(end_in_small("notebook"), end_in_small("notebook", "-float32"), strict=True)
+    assert quoted.format(*(max(ends) - min(ends) for ends in (*last, *average))) in RECIPES
+
+
+def test_quotes_the_lead_of_batch_norm():
+    batch, layer = end_in_small("batch_norm"), end_in_small("notebook")
+    quoted = (
+        "ended at {:.2f}, {:.2f} and {:.2f} %, `notebook` at {:.2f}, {:.2f} and {:.2f} %, so it is {:.1f} points ahead "
+    )
+    (last, *of_last), (average, *of_average) = map(lead, batch, layer)
+    quoted += "(standard error {:.1f}), its average {:.1f} ({:.1f})."
+    assert quoted.format(*batch[0], *layer[0], *of_last, *of_average) in TEXT
+    assert f"batch normalisation was {of_last[0]:.1f} points ahead" in TEXT
+    quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), "
+    quoted += "its average by {:.1f}, {:.1f} and {:.1f} ({:.1f}, {:.1f})."
+    assert quoted.format(*last, *of_last, *average, *of_average) in RECIPES
 
 
 def test_quotes_what_bfloat16_gains():
-    figures, small = [], [f"notebook-seed{seed}-20x4500" for seed in (0, 1, 2)]
-    rounded = [read_log(log)["history"][-1] for log in (small[0], f"{small[1]}-rounded", f"{small[2]}-rounded")]
-    plain = [read_log(f"{log}-float32")["history"][-1] for log in small]
-    for name in ("validation accuracy", "averaged accuracy"):
-        gains = [one[name] - other[name] for one, other in zip(rounded, plain, strict=True)]
-        figures += [statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5]
-    quoted = "by {:.1f} points on average (standard error {:.1f}), with averaged weights by {:.1f} ({:.1f})"
-    assert quoted.format(*figures) in RECIPES
+    (last, *of_last), (average, *of_average) = map(lead, end_in_small("notebook"), end_in_small("notebook", "-float32"))
+    quoted = "in all three seeds, by {:.1f} points on average (standard error {:.1f}), "
+    quoted += "the average of the weights in two, by {:.1f} ({:.1f})."
+    assert quoted.format(*of_last, *of_average) in RECIPES
+    assert min(last) > 0 and sum(gain > 0 for gain in average) == 2
+
+
+def test_quotes_how_far_rounding_takes_a_run():
+    logs = [[f"notebook-seed{seed}-20x4500{suffix}" for suffix in ("", "-rounded")] for seed in (1, 2)]
+    ends = [[read_log(log)["history"][-1] for log in pair] for pair in logs]
+    apart = [abs(a[name] - b[name]) for a, b in ends for name in ("validation accuracy", "averaged accuracy")]
+    assert f"Such runs ended up to {max(apart):.1f} points from those in bfloat16" in RECIPES
 
 
 def test_quotes_the_run_rounded_to_float16():
-    names = ("-float16", "-float32", "")
-    rounded, plain, bfloat16 = (read_log(f"notebook-seed0-20x4500{name}")["history"] for name in names)
-    assert [row["epoch"] for row in rounded] == list(range(1, 21))
+    rounded, plain, bfloat16 = (
+        read_log(f"notebook-seed0-20x4500{name}")["history"] for name in ("-float16", "-float32", "")
+    )
     assert {(row["steps skipped"], row["loss scale"]) for row in rounded} == {(0, 65536.0)}
     first, *later = (row["largest scaled gradient"] for row in rounded)
     quoted = "was {:,.0f} of the 65,504 that float16 holds, in the first epoch, and at most {:,.0f} later"
@@ -121,13 +143,8 @@ def test_quotes_the_run_rounded_to_float16():
     accuracies = ("validation accuracy", "averaged accuracy")
     gains = [rounded[-1][name] - plain[-1][name] for name in accuracies]
     lacks = [bfloat16[-1][name] - rounded[-1][name] for name in accuracies]
-    quoted = "), {:.1f} and {:.1f} points above float32, and {:.1f} and {:.1f} below bfloat16."
-    assert "It " + END.format_map(rounded[-1]) + quoted.format(*gains, *lacks) in RECIPES
-    assert (halvings(rounded), halvings(plain)) == ([18], [19])
-    quoted = "at most {:.1f} points of the training images from it, and {:.1f} above it on average"
-    assert quoted.format(*apart(rounded[:17], plain[:17])) in RECIPES
-    losses = [row["validation loss"] for row in rounded[:16]]
-    assert f"a held-out loss of {losses[-1]:.3f} where the lowest had been {min(losses):.3f}." in RECIPES
+    quoted = "It ended {:.1f} and {:.1f} points above float32, and {:.1f} and {:.1f} below bfloat16."
+    assert quoted.format(*gains, *lacks) in RECIPES
 
 
 def test_quotes_the_other_rates_of_adamw():
