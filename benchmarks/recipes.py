@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import ResNet18
+from utils import training
 from utils.checkpoint import resume, save_checkpoint, write_json
 from utils.data import eval_loader, load_data, stratified_sample, train_loader
 from utils.environment import describe_environment
@@ -111,6 +112,8 @@ def train(name: str, seed: int) -> None:
         batches.dataset.augment = A.Compose([A.HorizontalFlip(), *batches.dataset.augment.transforms])
     held_out = eval_loader(data.train_images[validation], data.train_labels[validation])
 
+    if recipe["norm"] == "batch":
+        training.MICRO_BATCH = recipe["batch size"]  # else its statistics in float32 are those of parts
     torch.manual_seed(seed)
     model = build(recipe).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe, dtype)

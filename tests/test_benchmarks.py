@@ -11,6 +11,7 @@ from torch import nn
 from benchmarks import cam_speed, recipes, train_speed
 from tests.faults.train import small_model
 from tests.test_notebook import CODE
+from utils import training
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,19 @@ def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():
 def test_batch_normalisation_takes_the_place_of_every_norm():
     model = recipes.build(recipes.NOTEBOOK | recipes.RECIPES["batch_norm"])
     assert {type(module) for module in model.modules() if "Norm" in type(module).__name__} == {nn.BatchNorm2d}
+
+
+def test_batch_normalisation_sees_whole_batches_in_float32_too(monkeypatch):
+    monkeypatch.setattr(training, "MICRO_BATCH", training.MICRO_BATCH)  # put back after the test
+    model, seen = small_model(), set()
+    model.register_forward_hook(lambda _, inputs, __: seen.add(len(inputs[0])))
+    monkeypatch.setattr(recipes, "build", lambda recipe: model)
+    monkeypatch.setattr(recipes, "native_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(recipes, "evaluate", lambda *_: (0.0, 0.0))
+    monkeypatch.setenv("RECIPE_EPOCHS", "1")
+    monkeypatch.setenv("RECIPE_IMAGES", "260")
+    recipes.train("batch_norm", seed=0)
+    assert seen == {256}
 
 
 def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
