@@ -152,8 +152,16 @@ def test_quotes_the_other_rates_of_adamw():
     logs += ["notebook-seed0-20x4500", "notebook-seed0-20x4500-float32"]
     figures = [read_log(log)["history"][7]["validation accuracy"] for log in logs]
     assert "was right on {:.1f} and {:.1f} % of the held-out images".format(*figures[:2]) in RECIPES
+    assert f"right on {figures[1]:.1f} % at most, Muon on {figures[3]:.1f} %." in TEXT
     assert f"in bfloat16 at 0.001 2.06 and {figures[2]:.1f} %" in RECIPES
     assert "Muon on {:.1f} % in bfloat16, in float32 1.66 and {:.1f} %".format(*figures[3:]) in RECIPES
+
+
+def test_quotes_the_other_rates_of_sgd():
+    logs = ["sgd-seed0-20x4500", *(f"sgd-rate{rate}-seed0-8of20x4500" for rate in ("0.03", "0.01", "0.003"))]
+    figures = [read_log(log)["history"][7]["validation accuracy"] for log in logs]
+    quoted = "right on {:.1f} % of the held-out images, at 0.03, 0.01 and 0.003 on {:.1f}, {:.1f} and {:.1f} %"
+    assert quoted.format(*figures) in RECIPES
 
 
 def test_quotes_the_calibration():
