@@ -1,6 +1,7 @@
 """README, recipes.md and trust.md quote figures; they must be those of the results beside them."""
 
 import json
+import math
 import re
 import statistics
 from itertools import pairwise
@@ -50,17 +51,6 @@ def test_tabulates_the_ablation_by_whole_runs(path):
     assert f"| `{name}` | {seed.removeprefix('seed')} | {figures} |" in README
 
 
-SMALL = sorted(Path("benchmarks/recipes").glob("*-seed0-20x4500.json"))
-
-
-@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
-def test_tabulates_the_ablation_in_small(path):
-    last = json.loads(path.read_text())["history"][-1]
-    figures = [last[name] for name in ("train accuracy", "validation accuracy", "averaged accuracy")]
-    row = " | ".join([f"`{path.stem.split('-')[0]}`", *(f"{figure:.2f} %" for figure in figures)])
-    assert f"| {row} |" in README
-
-
 PRECISIONS = {
     "": "bfloat16",
     "-float32": "float32",
@@ -85,15 +75,96 @@ def test_tabulates_every_run_in_small(path):
 
 
 def end_in_small(name: str, precision: str = "") -> list[list[float]]:
-    """Return the held-out accuracy by the last step, and by the average, of seeds 0, 1 and 2."""
-    ends = [read_log(f"{name}-seed{seed}-20x4500{precision}")["history"][-1] for seed in (0, 1, 2)]
+    """Return the held-out accuracy by the last step, and by the average, of seed 0 and of those that follow it."""
+    logs = sorted(Path("benchmarks/recipes").glob(f"{name}-seed?-20x4500{precision}.json"))
+    ends = [json.loads(log.read_text())["history"][-1] for log in logs]
     return [[end[which] for end in ends] for which in ("validation accuracy", "averaged accuracy")]
 
 
 def lead(one: list[float], other: list[float]) -> tuple[list[float], float, float]:
-    """Return by how much one is ahead in each seed, the mean, and its standard error."""
-    gains = [a - b for a, b in zip(one, other, strict=True)]
-    return gains, statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+    """Return by how much one is ahead in each seed that it has, the mean, and its error: infinite of one seed."""
+    gains = [a - b for a, b in zip(one, other, strict=False)]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.inf
+    return gains, statistics.mean(gains), error
+
+
+def leads_in_small() -> dict[str, list[tuple[list[float], float, float]]]:
+    """Return for every change its lead on `notebook` by the last step and by the average."""
+    names = [path.stem.split("-")[0] for path in Path("benchmarks/recipes").glob("*-seed0-20x4500.json")]
+    return {name: list(map(lead, end_in_small(name), end_in_small("notebook"))) for name in names if name != "notebook"}
+
+
+@pytest.mark.parametrize("name", leads_in_small())
+def test_tabulates_the_ablation_in_small(name):
+    leads = leads_in_small()[name]
+    figures = [f"{mean:+.2f}" + (f" ({error:.2f})" if len(gains) > 1 else "") for gains, mean, error in leads]
+    assert f"| `{name}` | {len(leads[0][0])} | {' | '.join(figures)} |" in README
+
+
+def test_names_the_differences_in_small_that_chance_does_not_explain():
+    leads = {(name, which): lead for name, pair in leads_in_small().items() for which, lead in enumerate(pair)}
+    clear = {key for key, (gains, mean, error) in leads.items() if abs(mean) > 4.3 * error}  # t of 2 degrees of freedom
+    assert clear == {("batch_norm", 0), ("batch_norm", 1), ("no_decay", 0)}
+    assert sum(len(gains) == 3 for gains, _, _ in leads.values()) == 10
+    assert "in ten such comparisons" in RECIPES
+    quoted = (
+        f"gains differs by up to {max(max(gains) - min(gains) for gains, _, _ in leads.values()):.1f} points from seed"
+    )
+    assert quoted in TEXT and quoted in RECIPES
+    ends = zip(*[[f"{end:.2f}" for end in of_seed] for of_seed in end_in_small("notebook")], strict=True)
+    last, average = zip(*ends, strict=True)
+    quoted = "ends at {}, {} and {} % in seeds 0, 1 and 2, its average at {}, {} and {} %."
+    assert quoted.format(*last, *average) in TEXT
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("no_smoothing", "the last step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ({:.1f}):"),
+        ("flip", "({:.1f} points fewer, standard error {:.1f}; by the average {:.1f}, {:.1f})"),
+        ("never_sharp", "is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ahead ({:.1f})"),
+    ],
+)
+def test_quotes_leads_in_small(name, quoted):
+    (_, *of_last), (_, *of_average) = leads_in_small()[name]
+    assert quoted.format(*map(abs, of_last + of_average)) in RECIPES
+
+
+def test_quotes_what_a_lack_of_decay_costs():
+    (last, *of_last), (average, *of_average) = leads_in_small()["no_decay"]
+    quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), the average in two, "
+    quoted += "and in the mean not ({:.1f}, {:.1f})."
+    assert quoted.format(*map(abs, last + of_last + of_average)) in RECIPES
+    assert max(last) < 0 and sum(gain < 0 for gain in average) == 2
+
+
+def change_in_small(name: str, figure: str) -> list[float]:
+    """Return by how much the change raises a figure of the last epoch in seeds 0, 1 and 2."""
+    logs = [[read_log(f"{which}-seed{seed}-20x4500") for which in (name, "notebook")] for seed in (0, 1, 2)]
+    return [changed["history"][-1][figure] - plain["history"][-1][figure] for changed, plain in logs]
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "quoted"),
+    [
+        ("no_smoothing", "validation loss", "held-out loss is higher in all three, by {:.3f}, {:.3f} and {:.3f}."),
+        (
+            "flip",
+            "train accuracy",
+            "fewer of the training images are right in the last epoch, by {:.1f}, {:.1f} and {:.1f}",
+        ),
+        (
+            "never_sharp",
+            "train accuracy",
+            "more of the training images are right in the last epoch, by {:.1f}, {:.1f} and",
+        ),
+        ("never_sharp", "averaged loss", "at a lower held-out loss in all three seeds (by {:.3f}, {:.3f} and {:.3f})"),
+    ],
+)
+def test_quotes_changes_in_small(name, figure, quoted):
+    changes = change_in_small(name, figure)
+    assert quoted.format(*map(abs, changes)) in RECIPES
+    assert all((change > 0) == (changes[0] > 0) for change in changes)
 
 
 def test_quotes_how_far_seeds_differ():
@@ -103,13 +174,7 @@ def test_quotes_how_far_seeds_differ():
 
 
 def test_quotes_the_lead_of_batch_norm():
-    batch, layer = end_in_small("batch_norm"), end_in_small("notebook")
-    quoted = (
-        "ended at {:.2f}, {:.2f} and {:.2f} %, `notebook` at {:.2f}, {:.2f} and {:.2f} %, so it is {:.1f} points ahead "
-    )
-    (last, *of_last), (average, *of_average) = map(lead, batch, layer)
-    quoted += "(standard error {:.1f}), its average {:.1f} ({:.1f})."
-    assert quoted.format(*batch[0], *layer[0], *of_last, *of_average) in TEXT
+    (last, *of_last), (average, *of_average) = leads_in_small()["batch_norm"]
     assert f"batch normalisation was {of_last[0]:.1f} points ahead" in TEXT
     quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), "
     quoted += "its average by {:.1f}, {:.1f} and {:.1f} ({:.1f}, {:.1f})."
