@@ -107,64 +107,54 @@ def test_names_the_differences_in_small_that_chance_does_not_explain():
     assert clear == {("batch_norm", 0), ("batch_norm", 1), ("no_decay", 0)}
     assert sum(len(gains) == 3 for gains, _, _ in leads.values()) == 10
     assert "in ten such comparisons" in RECIPES
-    quoted = (
-        f"gains differs by up to {max(max(gains) - min(gains) for gains, _, _ in leads.values()):.1f} points from seed"
-    )
+    widest = max(max(gains) - min(gains) for gains, _, _ in leads.values())
+    quoted = f"a change gains differs by up to {widest:.1f} points from seed to seed,"
     assert quoted in TEXT and quoted in RECIPES
-    ends = zip(*[[f"{end:.2f}" for end in of_seed] for of_seed in end_in_small("notebook")], strict=True)
-    last, average = zip(*ends, strict=True)
-    quoted = "ends at {}, {} and {} % in seeds 0, 1 and 2, its average at {}, {} and {} %."
+
+
+def test_quotes_how_the_notebook_ends_in_small():
+    last, average = end_in_small("notebook")
+    quoted = "ends at {:.2f}, {:.2f} and {:.2f} % in seeds 0, 1 and 2, its average at {:.2f}, {:.2f} and {:.2f} %."
     assert quoted.format(*last, *average) in TEXT
 
 
-@pytest.mark.parametrize(
-    ("name", "quoted"),
-    [
-        ("no_smoothing", "the last step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ({:.1f}):"),
-        ("flip", "({:.1f} points fewer, standard error {:.1f}; by the average {:.1f}, {:.1f})"),
-        ("never_sharp", "is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ahead ({:.1f})"),
-    ],
-)
-def test_quotes_leads_in_small(name, quoted):
-    (_, *of_last), (_, *of_average) = leads_in_small()[name]
-    assert quoted.format(*map(abs, of_last + of_average)) in RECIPES
+def test_quotes_leads_in_small():
+    (_, *of_last), (_, *of_average) = leads_in_small()["no_smoothing"]
+    quoted = "the last step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ({:.1f})"
+    assert quoted.format(-of_last[0], of_last[1], -of_average[0], of_average[1]) in RECIPES
+    (_, *of_last), (_, *of_average) = leads_in_small()["flip"]
+    quoted = "as many are ({:.1f} points fewer, standard error {:.1f}; by the average {:.1f}, {:.1f})"
+    assert quoted.format(-of_last[0], of_last[1], -of_average[0], of_average[1]) in RECIPES
+    (_, *of_last), (_, *of_average) = leads_in_small()["never_sharp"]
+    quoted = "step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ahead ({:.1f})"
+    assert quoted.format(-of_last[0], of_last[1], *of_average) in RECIPES
 
 
 def test_quotes_what_a_lack_of_decay_costs():
     (last, *of_last), (average, *of_average) = leads_in_small()["no_decay"]
     quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), the average in two, "
     quoted += "and in the mean not ({:.1f}, {:.1f})."
-    assert quoted.format(*map(abs, last + of_last + of_average)) in RECIPES
-    assert max(last) < 0 and sum(gain < 0 for gain in average) == 2
+    behind = [-gain for gain in last]
+    assert quoted.format(*behind, -of_last[0], of_last[1], abs(of_average[0]), of_average[1]) in RECIPES
+    assert sum(gain < 0 for gain in average) == 2
 
 
-def change_in_small(name: str, figure: str) -> list[float]:
-    """Return by how much the change raises a figure of the last epoch in seeds 0, 1 and 2."""
-    logs = [[read_log(f"{which}-seed{seed}-20x4500") for which in (name, "notebook")] for seed in (0, 1, 2)]
-    return [changed["history"][-1][figure] - plain["history"][-1][figure] for changed, plain in logs]
+POINTS = "{:.1f}, {:.1f} and {:.1f} points"
 
 
 @pytest.mark.parametrize(
-    ("name", "figure", "quoted"),
+    ("name", "figure", "sign", "quoted"),
     [
-        ("no_smoothing", "validation loss", "held-out loss is higher in all three, by {:.3f}, {:.3f} and {:.3f}."),
-        (
-            "flip",
-            "train accuracy",
-            "fewer of the training images are right in the last epoch, by {:.1f}, {:.1f} and {:.1f}",
-        ),
-        (
-            "never_sharp",
-            "train accuracy",
-            "more of the training images are right in the last epoch, by {:.1f}, {:.1f} and",
-        ),
-        ("never_sharp", "averaged loss", "at a lower held-out loss in all three seeds (by {:.3f}, {:.3f} and {:.3f})"),
+        ("no_smoothing", "validation loss", 1, "loss is higher in all three, by {:.3f}, {:.3f} and {:.3f}."),
+        ("flip", "train accuracy", -1, "fewer of the training images are right in the last epoch, by " + POINTS),
+        ("never_sharp", "train accuracy", 1, "more of the training images are right in the last epoch, by " + POINTS),
+        ("never_sharp", "averaged loss", -1, "lower held-out loss in all three seeds (by {:.3f}, {:.3f} and {:.3f})"),
     ],
 )
-def test_quotes_changes_in_small(name, figure, quoted):
-    changes = change_in_small(name, figure)
-    assert quoted.format(*map(abs, changes)) in RECIPES
-    assert all((change > 0) == (changes[0] > 0) for change in changes)
+def test_quotes_changes_in_small(name, figure, sign, quoted):
+    logs = [[read_log(f"{which}-seed{seed}-20x4500") for which in (name, "notebook")] for seed in (0, 1, 2)]
+    changes = [changed["history"][-1][figure] - plain["history"][-1][figure] for changed, plain in logs]
+    assert quoted.format(*(sign * change for change in changes)) in RECIPES
 
 
 def test_quotes_how_far_seeds_differ():
