@@ -82,16 +82,21 @@ def end_in_small(name: str, precision: str = "") -> list[list[float]]:
 
 
 def lead(one: list[float], other: list[float]) -> tuple[list[float], float, float]:
-    """Return by how much one is ahead in each seed that it has, the mean, and its error: infinite of one seed."""
-    gains = [a - b for a, b in zip(one, other, strict=False)]
+    """Return by how much one is ahead in each seed, the mean, and its standard error: infinite of one seed."""
+    gains = [a - b for a, b in zip(one, other, strict=True)]
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.inf
     return gains, statistics.mean(gains), error
 
 
 def leads_in_small() -> dict[str, list[tuple[list[float], float, float]]]:
-    """Return for every change its lead on `notebook` by the last step and by the average."""
+    """Return for every change its lead on `notebook` by the last step and by the average, in the seeds that it has."""
     names = [path.stem.split("-")[0] for path in Path("benchmarks/recipes").glob("*-seed0-20x4500.json")]
-    return {name: list(map(lead, end_in_small(name), end_in_small("notebook"))) for name in names if name != "notebook"}
+    ends = {name: end_in_small(name) for name in names}
+    notebook = ends.pop("notebook")
+    return {
+        name: [lead(change, none[: len(change)]) for change, none in zip(both, notebook, strict=True)]
+        for name, both in ends.items()
+    }
 
 
 @pytest.mark.parametrize("name", leads_in_small())
