@@ -1,10 +1,9 @@
 """README, recipes.md and trust.md quote figures; they must be those of the results beside them."""
 
 import json
-import math
 import re
 import statistics
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -82,39 +81,32 @@ def end_in_small(name: str, precision: str = "") -> list[list[float]]:
 
 
 def lead(one: list[float], other: list[float]) -> tuple[list[float], float, float]:
-    """Return by how much one is ahead in each seed, the mean, and its standard error: infinite of one seed."""
+    """Return by how much one is ahead in each seed, the mean, and its standard error."""
     gains = [a - b for a, b in zip(one, other, strict=True)]
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.inf
-    return gains, statistics.mean(gains), error
+    return gains, statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
 
 
 def leads_in_small() -> dict[str, list[tuple[list[float], float, float]]]:
-    """Return for every change its lead on `notebook` by the last step and by the average, in the seeds that it has."""
+    """Return for every change its lead on `notebook` by the last step and by the average."""
     names = [path.stem.split("-")[0] for path in Path("benchmarks/recipes").glob("*-seed0-20x4500.json")]
     ends = {name: end_in_small(name) for name in names}
     notebook = ends.pop("notebook")
-    return {
-        name: [lead(change, none[: len(change)]) for change, none in zip(both, notebook, strict=True)]
-        for name, both in ends.items()
-    }
+    return {name: list(map(lead, both, notebook)) for name, both in ends.items()}
 
 
 @pytest.mark.parametrize("name", leads_in_small())
 def test_tabulates_the_ablation_in_small(name):
-    leads = leads_in_small()[name]
-    figures = [f"{mean:+.2f}" + (f" ({error:.2f})" if len(gains) > 1 else "") for gains, mean, error in leads]
-    assert f"| `{name}` | {len(leads[0][0])} | {' | '.join(figures)} |" in README
+    figures = [f"{mean:+.2f} ({error:.2f})" for _, mean, error in leads_in_small()[name]]
+    assert f"| `{name}` | {' | '.join(figures)} |" in README
 
 
 def test_names_the_differences_in_small_that_chance_does_not_explain():
     leads = {(name, which): lead for name, pair in leads_in_small().items() for which, lead in enumerate(pair)}
-    clear = {key for key, (gains, mean, error) in leads.items() if abs(mean) > 4.3 * error}  # t of 2 degrees of freedom
-    assert clear == {("batch_norm", 0), ("batch_norm", 1), ("no_decay", 0)}
-    assert sum(len(gains) == 3 for gains, _, _ in leads.values()) == 10
-    assert "in ten such comparisons" in RECIPES
-    widest = max(max(gains) - min(gains) for gains, _, _ in leads.values())
-    quoted = f"a change gains differs by up to {widest:.1f} points from seed to seed,"
-    assert quoted in TEXT and quoted in RECIPES
+    clear = {key for key, (_, mean, error) in leads.items() if abs(mean) > 4.3 * error}  # t of 2 degrees of freedom
+    both = {(name, which) for name in ("batch_norm", "adamw", "sgd", "zero_last_scales") for which in (0, 1)}
+    assert clear == both | {("no_decay", 0), ("no_plateau", 0)}
+    assert {name for name, which in clear if leads[name, which][1] > 0} == {"batch_norm"}
+    assert f"in {len(leads)} such comparisons" in RECIPES
 
 
 def test_quotes_how_the_notebook_ends_in_small():
@@ -123,24 +115,33 @@ def test_quotes_how_the_notebook_ends_in_small():
     assert quoted.format(*last, *average) in TEXT
 
 
-def test_quotes_leads_in_small():
-    (_, *of_last), (_, *of_average) = leads_in_small()["no_smoothing"]
-    quoted = "the last step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ({:.1f})"
-    assert quoted.format(-of_last[0], of_last[1], -of_average[0], of_average[1]) in RECIPES
-    (_, *of_last), (_, *of_average) = leads_in_small()["flip"]
-    quoted = "as many are ({:.1f} points fewer, standard error {:.1f}; by the average {:.1f}, {:.1f})"
-    assert quoted.format(-of_last[0], of_last[1], -of_average[0], of_average[1]) in RECIPES
-    (_, *of_last), (_, *of_average) = leads_in_small()["never_sharp"]
-    quoted = "step is {:.1f} points behind (standard error {:.1f}), the average {:.1f} ahead ({:.1f})"
-    assert quoted.format(-of_last[0], of_last[1], *of_average) in RECIPES
+BEHIND = "last step is {:.1f} points behind (standard error {:.1f}), the average {:.1f}"
 
 
-def test_quotes_what_a_lack_of_decay_costs():
-    (last, *of_last), (average, *of_average) = leads_in_small()["no_decay"]
+@pytest.mark.parametrize(
+    ("name", "ahead", "quoted"),
+    [
+        ("no_smoothing", -1, "Without label smoothing the " + BEHIND + " ({:.1f})"),
+        ("zero_last_scales", -1, "With last scales of 0 the " + BEHIND + " ({:.1f})"),
+        ("flip", -1, "as many are ({:.1f} points fewer, standard error {:.1f}; by the average {:.1f}, {:.1f})"),
+        ("never_sharp", 1, BEHIND + " ahead ({:.1f})"),
+    ],
+)
+def test_quotes_leads_in_small(name, ahead, quoted):
+    (_, *of_last), (_, *of_average) = leads_in_small()[name]
+    assert quoted.format(-of_last[0], of_last[1], ahead * of_average[0], of_average[1]) in RECIPES
+
+
+@pytest.mark.parametrize(
+    ("name", "by_average"),
+    [("no_decay", "and in the mean not ({:.1f}, {:.1f})."), ("no_plateau", "by {:.1f} in the mean ({:.1f}):")],
+)
+def test_quotes_what_a_lack_of_decay_or_of_the_plateau_costs(name, by_average):
+    (last, *of_last), (average, *of_average) = leads_in_small()[name]
     quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), the average in two, "
-    quoted += "and in the mean not ({:.1f}, {:.1f})."
     behind = [-gain for gain in last]
-    assert quoted.format(*behind, -of_last[0], of_last[1], abs(of_average[0]), of_average[1]) in RECIPES
+    figures = (*behind, -of_last[0], of_last[1], -of_average[0], of_average[1])
+    assert (quoted + by_average).format(*figures) in RECIPES
     assert sum(gain < 0 for gain in average) == 2
 
 
@@ -152,6 +153,7 @@ POINTS = "{:.1f}, {:.1f} and {:.1f} points"
     [
         ("no_smoothing", "validation loss", 1, "loss is higher in all three, by {:.3f}, {:.3f} and {:.3f}."),
         ("flip", "train accuracy", -1, "fewer of the training images are right in the last epoch, by " + POINTS),
+        ("no_plateau", "train accuracy", -1, "are right in the last epoch with the plateau, by " + POINTS),
         ("never_sharp", "train accuracy", 1, "more of the training images are right in the last epoch, by " + POINTS),
         ("never_sharp", "averaged loss", -1, "lower held-out loss in all three seeds (by {:.3f}, {:.3f} and {:.3f})"),
     ],
@@ -160,6 +162,34 @@ def test_quotes_changes_in_small(name, figure, sign, quoted):
     logs = [[read_log(f"{which}-seed{seed}-20x4500") for which in (name, "notebook")] for seed in (0, 1, 2)]
     changes = [changed["history"][-1][figure] - plain["history"][-1][figure] for changed, plain in logs]
     assert quoted.format(*(sign * change for change in changes)) in RECIPES
+
+
+def of_epoch(name: str, epoch: int, figure: str) -> list[float]:
+    """Return a figure of three seeds in small after an epoch."""
+    return [read_log(f"{name}-seed{seed}-20x4500")["history"][epoch - 1][figure] for seed in (0, 1, 2)]
+
+
+def test_quotes_how_slowly_adamw_learns():
+    accuracies = (of_epoch(name, 16, "validation accuracy") for name in ("adamw", "notebook"))
+    quoted = "{:.1f}, {:.1f} and {:.1f} % of the held-out images after 16 epochs, Muon on {:.1f}, {:.1f} and {:.1f} %."
+    assert quoted.format(*chain(*accuracies)) in RECIPES
+    before, after = (of_epoch("adamw", epoch, "train loss") for epoch in (16, 17))
+    quoted = "its training loss rises by {:.2f}, {:.2f} and {:.2f}."
+    assert quoted.format(*(b - a for a, b in zip(before, after, strict=True))) in RECIPES
+
+
+def test_quotes_how_slowly_a_net_with_last_scales_of_0_learns():
+    losses = (of_epoch(name, 12, "validation loss") for name in ("zero_last_scales", "notebook"))
+    quoted = "loss is {:.2f}, {:.2f} and {:.2f}, with the notebook's 1 it is {:.2f}, {:.2f} and {:.2f}."
+    assert quoted.format(*chain(*losses)) in RECIPES
+
+
+def test_quotes_how_little_sgd_learns():
+    first, third = (sorted(of_epoch("sgd", epoch, "train loss")) for epoch in (1, 3))
+    quoted = "loss is {:.1f} to {:.1f} in epoch 1, still {:.2f} to {:.2f}, that of chance, in epoch 3"
+    assert quoted.format(first[0], first[-1], third[0], third[-1]) in RECIPES
+    least = min(min(of_epoch("sgd", epoch, "train loss")[1:]) for epoch in range(1, 21))
+    assert f"never below {int(100 * least) / 100}." in RECIPES
 
 
 def test_quotes_how_far_seeds_differ():
