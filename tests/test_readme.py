@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,11 +73,15 @@ def test_tabulates_every_run_in_small(path):
     assert f"| {' | '.join(row)} |" in RECIPES
 
 
+def in_small(name: str, figure: str, epoch: int = 20, precision: str = "") -> list[float]:
+    """Return a figure of seeds 0, 1 and 2 after an epoch."""
+    logs = [read_log(f"{name}-seed{seed}-20x4500{precision}") for seed in (0, 1, 2)]
+    return [log["history"][epoch - 1][figure] for log in logs]
+
+
 def end_in_small(name: str, precision: str = "") -> list[list[float]]:
-    """Return the held-out accuracy by the last step, and by the average, of seed 0 and of those that follow it."""
-    logs = sorted(Path("benchmarks/recipes").glob(f"{name}-seed?-20x4500{precision}.json"))
-    ends = [json.loads(log.read_text())["history"][-1] for log in logs]
-    return [[end[which] for end in ends] for which in ("validation accuracy", "averaged accuracy")]
+    """Return the held-out accuracy by the last step, and by the average, of seeds 0, 1 and 2."""
+    return [in_small(name, figure, precision=precision) for figure in ("validation accuracy", "averaged accuracy")]
 
 
 def lead(one: list[float], other: list[float]) -> tuple[list[float], float, float]:
@@ -159,36 +163,30 @@ POINTS = "{:.1f}, {:.1f} and {:.1f} points"
     ],
 )
 def test_quotes_changes_in_small(name, figure, sign, quoted):
-    logs = [[read_log(f"{which}-seed{seed}-20x4500") for which in (name, "notebook")] for seed in (0, 1, 2)]
-    changes = [changed["history"][-1][figure] - plain["history"][-1][figure] for changed, plain in logs]
+    changes, *_ = lead(in_small(name, figure), in_small("notebook", figure))
     assert quoted.format(*(sign * change for change in changes)) in RECIPES
 
 
-def of_epoch(name: str, epoch: int, figure: str) -> list[float]:
-    """Return a figure of three seeds in small after an epoch."""
-    return [read_log(f"{name}-seed{seed}-20x4500")["history"][epoch - 1][figure] for seed in (0, 1, 2)]
-
-
 def test_quotes_how_slowly_adamw_learns():
-    accuracies = (of_epoch(name, 16, "validation accuracy") for name in ("adamw", "notebook"))
+    adamw, muon = (in_small(name, "validation accuracy", 16) for name in ("adamw", "notebook"))
     quoted = "{:.1f}, {:.1f} and {:.1f} % of the held-out images after 16 epochs, Muon on {:.1f}, {:.1f} and {:.1f} %."
-    assert quoted.format(*chain(*accuracies)) in RECIPES
-    before, after = (of_epoch("adamw", epoch, "train loss") for epoch in (16, 17))
+    assert quoted.format(*adamw, *muon) in RECIPES
+    rises, *_ = lead(in_small("adamw", "train loss", 17), in_small("adamw", "train loss", 16))
     quoted = "its training loss rises by {:.2f}, {:.2f} and {:.2f}."
-    assert quoted.format(*(b - a for a, b in zip(before, after, strict=True))) in RECIPES
+    assert quoted.format(*rises) in RECIPES
 
 
 def test_quotes_how_slowly_a_net_with_last_scales_of_0_learns():
-    losses = (of_epoch(name, 12, "validation loss") for name in ("zero_last_scales", "notebook"))
+    zeros, ones = (in_small(name, "validation loss", 12) for name in ("zero_last_scales", "notebook"))
     quoted = "loss is {:.2f}, {:.2f} and {:.2f}, with the notebook's 1 it is {:.2f}, {:.2f} and {:.2f}."
-    assert quoted.format(*chain(*losses)) in RECIPES
+    assert quoted.format(*zeros, *ones) in RECIPES
 
 
 def test_quotes_how_little_sgd_learns():
-    first, third = (sorted(of_epoch("sgd", epoch, "train loss")) for epoch in (1, 3))
+    first, third = (sorted(in_small("sgd", "train loss", epoch)) for epoch in (1, 3))
     quoted = "loss is {:.1f} to {:.1f} in epoch 1, still {:.2f} to {:.2f}, that of chance, in epoch 3"
     assert quoted.format(first[0], first[-1], third[0], third[-1]) in RECIPES
-    least = min(min(of_epoch("sgd", epoch, "train loss")[1:]) for epoch in range(1, 21))
+    least = min(min(in_small("sgd", "train loss", epoch)[1:]) for epoch in range(1, 21))
     assert f"never below {int(100 * least) / 100}." in RECIPES
 
 
