@@ -110,7 +110,7 @@ def test_names_the_differences_in_small_that_chance_does_not_explain():
     both = {(name, which) for name in ("batch_norm", "adamw", "sgd", "zero_last_scales") for which in (0, 1)}
     assert clear == both | {("no_decay", 0), ("no_plateau", 0)}
     assert {name for name, which in clear if leads[name, which][1] > 0} == {"batch_norm"}
-    assert f"in {len(leads)} such comparisons" in RECIPES
+    assert f"in {len(leads)} such comparisons" in RECIPES and f"Of {len(leads)} comparisons one" in TEXT
 
 
 def test_quotes_how_the_notebook_ends_in_small():
@@ -198,7 +198,8 @@ def test_quotes_how_far_seeds_differ():
 
 def test_quotes_the_lead_of_batch_norm():
     (last, *of_last), (average, *of_average) = leads_in_small()["batch_norm"]
-    assert f"batch normalisation was {of_last[0]:.1f} points ahead" in TEXT
+    both = f"{of_last[0]:.1f} points ahead, by the average of the weights {of_average[0]:.1f}, see below"
+    assert f"batch normalisation was {both}" in TEXT
     quoted = "by {:.1f}, {:.1f} and {:.1f} points (mean {:.1f}, standard error {:.1f}), "
     quoted += "its average by {:.1f}, {:.1f} and {:.1f} ({:.1f}, {:.1f})."
     assert quoted.format(*last, *of_last, *average, *of_average) in RECIPES
@@ -354,6 +355,17 @@ def test_quotes_the_maps_of_a_thousand_images():
     assert "those of `layer3` {:.2f} and {:.2f}.".format(*kept[:2]) in TRUST
     assert more["unclear"]["Grad-CAM layer2"] == "deletion"
     assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TRUST
+
+
+@pytest.mark.parametrize("log", ["maps-notebook-seed0-1000images", "maps-zero_last_scales-seed0-1000images", None])
+def test_names_the_maps_that_a_centre_blob_beats(log):
+    trust = (read_log(log) if log else RESULTS)["trust"]
+    deletion, insertion = trust["deletion"], trust["insertion"]
+    blob = deletion["centre blob"][0], insertion["centre blob"][0]
+    for name in filter(lambda name: "CAM" in name, deletion):
+        ahead = {deletion[name][0] < blob[0], insertion[name][0] > blob[1]}
+        assert ahead == {name.endswith("layer4")}, name
+    assert "nearly as good, and better than every map of the other layers." in TEXT
 
 
 def test_quotes_the_first_rules():

@@ -19,12 +19,16 @@ NOTEBOOK = Path("S8_ResNet18_LayerNorm.ipynb")
 class VerboseClient(NotebookClient):
     """A notebook client that prints headings as it reaches them, and text as the kernel sends it."""
 
+    columns_shown = False
+
     def process_message(self, msg, cell, cell_index):
         content = msg["content"]
         if msg["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
         elif msg["msg_type"] == "update_display_data":  # one more row of the training table
-            print(content["data"]["text/plain"].splitlines()[-1], flush=True)
+            columns, *_, row = content["data"]["text/plain"].splitlines()
+            print(row if self.columns_shown else f"{columns}\n{row}", flush=True)
+            self.columns_shown = True
         return super().process_message(msg, cell, cell_index)
 
 
