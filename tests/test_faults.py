@@ -598,7 +598,7 @@ def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, rec
     save_checkpoint(path, {}, [{}], model=model)
     assert len(resume(path, {}, model=model)) == 1
     assert {str(warning.message) for warning in recwarn} == {
-        "S8_DRIVE fails (No such file or directory): checkpoints stay on this machine"
+        "S8_DRIVE fails (No such file or directory): checkpoints are neither copied there nor fetched"
     }
     assert not drive.exists()
 

@@ -110,7 +110,7 @@ def warning_of_drive() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints stay on this machine"
+        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints are neither copied there nor fetched"
         warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
 
 
