@@ -26,8 +26,8 @@ class VerboseClient(NotebookClient):
         if msg["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
         elif msg["msg_type"] == "update_display_data":  # one more row of the training table
-            columns, *_, row = content["data"]["text/plain"].splitlines()
-            print(row if self.columns_shown else f"{columns}\n{row}", flush=True)
+            lines = content["data"]["text/plain"].splitlines()
+            print(lines[-1] if self.columns_shown else f"{lines[0]}\n{lines[-1]}", flush=True)
             self.columns_shown = True
         return super().process_message(msg, cell, cell_index)
 
