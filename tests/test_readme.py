@@ -50,6 +50,35 @@ def test_tabulates_the_ablation_by_whole_runs(path):
     assert f"| `{name}` | {seed.removeprefix('seed')} | {figures} |" in README
 
 
+def test_quotes_the_second_seed():
+    first, second = RESULTS["test"]["accuracy"], read_log("notebook-seed1-40x45000")["test"]["accuracy"]
+    assert f"The same recipe in seed 1 gets {second:.2f} %" in TEXT
+    assert (
+        f"the mean of these two, {(first + second) / 2:.2f} %, is {94 - (first + second) / 2:.2f} points less." in TEXT
+    )
+    assert f"that of `notebook` 1 ({second:.2f} %)" in RECIPES
+
+
+def test_quotes_what_sharpness_aware_steps_gain():
+    ends = [
+        [read_log(f"{name}-seed{seed}-40x45000")["history"][-1] for name in ("notebook", "never_sharp")]
+        for seed in (0, 1)
+    ]
+    gains = [sharp["averaged accuracy"] - plain["averaged accuracy"] for sharp, plain in ends]
+    quoted = "{:.2f} and {:.2f} points"
+    assert f"steps' {quoted} are within chance".format(*gains) in TEXT
+    assert f"worth {quoted} to the average, within chance".format(*gains) in RECIPES
+
+
+def test_quotes_seconds_per_epoch():
+    histories = [RESULTS["history"], read_log("notebook-seed1-40x45000")["history"]]
+    seconds = [[row["seconds"] for row in history] for history in histories]
+    plain, sharp = ([statistics.median(run[part]) for run in seconds] for part in (slice(33), slice(33, 40)))
+    assert f"an epoch took {plain[0]:.0f} s (the median), with sharpness-aware steps {sharp[0]:,.0f} s" in TEXT
+    hours = sum(seconds[1]) / 3600
+    assert f"{plain[1]:.0f} and {sharp[1]:.0f} s, {hours:.1f} hours in all" in TEXT
+
+
 PRECISIONS = {
     "": "bfloat16",
     "-float32": "float32",
