@@ -70,15 +70,6 @@ def test_quotes_what_sharpness_aware_steps_gain():
     assert f"worth {quoted} to the average, within chance".format(*gains) in RECIPES
 
 
-def test_quotes_seconds_per_epoch():
-    histories = [RESULTS["history"], read_log("notebook-seed1-40x45000")["history"]]
-    seconds = [[row["seconds"] for row in history] for history in histories]
-    plain, sharp = ([statistics.median(run[part]) for run in seconds] for part in (slice(33), slice(33, 40)))
-    assert f"an epoch took {plain[0]:.0f} s (the median), with sharpness-aware steps {sharp[0]:,.0f} s" in TEXT
-    hours = sum(seconds[1]) / 3600
-    assert f"{plain[1]:.0f} and {sharp[1]:.0f} s, {hours:.1f} hours in all" in TEXT
-
-
 PRECISIONS = {
     "": "bfloat16",
     "-float32": "float32",
@@ -431,6 +422,28 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
 
 
+def test_quotes_the_maps_of_the_second_seed():
+    other = read_log("maps-notebook-seed1")
+    trust, repair = other["trust"], "repair by predicted"
+    assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3"]
+    assert not other["fails"]["Grad-CAM layer4"] and other["unclear"]["Grad-CAM layer4"] == repair
+    figures = [trust[repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")]
+    assert "repairs more mistakes, {:.2f}, than blurring random cells, {:.2f}.".format(*figures) in TEXT
+    quoted = (
+        "repairs {:.2f} of the mistakes, blurring random cells {:.2f}, which is {:.3f} more (standard error {:.3f})"
+    )
+    assert quoted.format(*figures, *other["margins"][repair]["Grad-CAM layer4"]) in TRUST
+    figures = [RESULTS["trust"][repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")]
+    assert "In the published network it is {:.2f} and {:.2f}".format(*figures) in TRUST
+    assert f"its {other['errors']} mistakes" in TRUST
+    leads = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
+    assert f"`layer2` and `layer3` lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
+    same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
+    assert f"for the true class here, too ({min(same):.2f} to {max(same):.2f})" in TRUST
+    assert {f"{trust['deletion'][name][0]:.2f}" for name in ("centre blob", "Grad-CAM++ layer4")} == {"0.34"}
+    assert trust["deletion"]["centre blob"][0] > trust["deletion"]["Grad-CAM layer4"][0]
+
+
 @pytest.mark.parametrize("cpu", ["_amx", "", "_avx2"])
 def test_quotes_the_measured_speed(cpu):
     folder = Path("benchmarks/speed")
@@ -442,10 +455,12 @@ def test_quotes_the_measured_speed(cpu):
 
 
 def test_quotes_the_seconds_of_an_epoch():
-    seconds = [row["seconds"] for row in RESULTS["history"]]
-    first_sharp = len(seconds) - RESULTS["config"]["sharpness-aware epochs"]
-    plain, sharp = (statistics.median(part) for part in (seconds[:first_sharp], seconds[first_sharp:]))
+    runs = [[row["seconds"] for row in run["history"]] for run in (RESULTS, read_log("notebook-seed1-40x45000"))]
+    first_sharp = len(runs[0]) - RESULTS["config"]["sharpness-aware epochs"]
+    parts = [part for run in runs for part in (run[:first_sharp], run[first_sharp:])]
+    plain, sharp, *other = (statistics.median(part) for part in parts)
     assert f"took {plain:.0f} s (the median), with sharpness-aware steps {sharp:,.0f} s" in TEXT
+    assert "{:.0f} and {:.0f} s, {:.1f} hours in all".format(*other, sum(runs[1]) / 3600) in TEXT
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
