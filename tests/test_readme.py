@@ -53,18 +53,17 @@ def test_tabulates_the_ablation_by_whole_runs(path):
 def test_quotes_the_second_seed():
     first, second = RESULTS["test"]["accuracy"], read_log("notebook-seed1-40x45000")["test"]["accuracy"]
     assert f"The same recipe in seed 1 gets {second:.2f} %" in TEXT
-    assert (
-        f"the mean of these two, {(first + second) / 2:.2f} %, is {94 - (first + second) / 2:.2f} points less." in TEXT
-    )
+    mean = (first + second) / 2
+    assert f"the mean of these two, {mean:.2f} %, is {94 - mean:.2f} points less." in TEXT
     assert f"that of `notebook` 1 ({second:.2f} %)" in RECIPES
 
 
 def test_quotes_what_sharpness_aware_steps_gain():
-    ends = [
-        [read_log(f"{name}-seed{seed}-40x45000")["history"][-1] for name in ("notebook", "never_sharp")]
-        for seed in (0, 1)
-    ]
-    gains = [sharp["averaged accuracy"] - plain["averaged accuracy"] for sharp, plain in ends]
+    sharp, plain = (
+        [read_log(f"{name}-seed{seed}-40x45000")["history"][-1]["averaged accuracy"] for seed in (0, 1)]
+        for name in ("notebook", "never_sharp")
+    )
+    gains, *_ = lead(sharp, plain)
     quoted = "{:.2f} and {:.2f} points"
     assert f"steps' {quoted} are within chance".format(*gains) in TEXT
     assert f"worth {quoted} to the average, within chance".format(*gains) in RECIPES
@@ -409,17 +408,12 @@ def test_quotes_the_maps_of_the_other_network():
         "r, true class"
     }
     assert f"(`layer4` with {trust['pointing']['Grad-CAM layer4'][0]:.2f} on the right image)" in TRUST
-    same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
-    assert f"for the true class ({min(same):.2f} to {max(same):.2f})" in TRUST
     name = "Grad-CAM++ layer4"
     more = read_log("maps-notebook-seed0-1000images")
     zeros, ones = (r[name][0] for r in (trust["r, randomised"], other["r, randomised from last scales of 1"]))
     assert f"as this one's were at first (*r* = {zeros:.2f}), not of those where they are 1 ({ones:.2f})" in TRUST
     zeros, ones = (r[name][0] for r in (more["r, randomised from last scales of 0"], more["trust"]["r, randomised"]))
     assert f"in the first network *r* is {zeros:.2f} and {ones:.2f}" in TRUST
-    leads = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
-    assert all(list(maps) == passing(other) for maps in other["lead"].values())
-    assert f"the three lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
 
 
 def test_quotes_the_maps_of_the_second_seed():
@@ -427,21 +421,42 @@ def test_quotes_the_maps_of_the_second_seed():
     trust, repair = other["trust"], "repair by predicted"
     assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3"]
     assert not other["fails"]["Grad-CAM layer4"] and other["unclear"]["Grad-CAM layer4"] == repair
-    figures = [trust[repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")]
+    figures, published = (
+        [checks[repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")] for checks in (trust, RESULTS["trust"])
+    )
     assert "repairs more mistakes, {:.2f}, than blurring random cells, {:.2f}.".format(*figures) in TEXT
     quoted = (
         "repairs {:.2f} of the mistakes, blurring random cells {:.2f}, which is {:.3f} more (standard error {:.3f})"
     )
     assert quoted.format(*figures, *other["margins"][repair]["Grad-CAM layer4"]) in TRUST
-    figures = [RESULTS["trust"][repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")]
-    assert "In the published network it is {:.2f} and {:.2f}".format(*figures) in TRUST
+    assert "In the published network it is {:.2f} and {:.2f}".format(*published) in TRUST
     assert f"its {other['errors']} mistakes" in TRUST
-    leads = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
-    assert f"`layer2` and `layer3` lead by {min(leads):.3f} to {max(leads):.3f}" in TRUST
-    same = [r for name, (r, _) in trust["r, true class"].items() if name.startswith("Grad-CAM++")]
-    assert f"for the true class here, too ({min(same):.2f} to {max(same):.2f})" in TRUST
     assert {f"{trust['deletion'][name][0]:.2f}" for name in ("centre blob", "Grad-CAM++ layer4")} == {"0.34"}
     assert trust["deletion"]["centre blob"][0] > trust["deletion"]["Grad-CAM layer4"][0]
+
+
+@pytest.mark.parametrize(
+    ("log", "correlations", "leads"),
+    [
+        (
+            "maps-zero_last_scales-seed0-1000images",
+            "for the true class ({:.2f} to {:.2f})",
+            "the three lead by {:.3f} to {:.3f}",
+        ),
+        (
+            "maps-notebook-seed1",
+            "for the true class here, too ({:.2f} to {:.2f})",
+            "`layer2` and `layer3` lead by {:.3f} to {:.3f}",
+        ),
+    ],
+)
+def test_quotes_what_other_networks_have_in_common(log, correlations, leads):
+    other = read_log(log)
+    same = [r for name, (r, _) in other["trust"]["r, true class"].items() if name.startswith("Grad-CAM++")]
+    assert correlations.format(min(same), max(same)) in TRUST
+    assert all(list(maps) == passing(other) for maps in other["lead"].values())
+    means = [mean for maps in other["lead"].values() for mean, _ in maps.values()]
+    assert leads.format(min(means), max(means)) in TRUST
 
 
 @pytest.mark.parametrize("cpu", ["_amx", "", "_avx2"])
