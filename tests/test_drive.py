@@ -1,0 +1,95 @@
+"""Checkpoints copied to a Google Drive and brought back from it."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.train import identical, small_model
+from utils.checkpoint import resume, save_checkpoint
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch) -> Path:
+    """Make a folder and name it in S8_DRIVE."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    monkeypatch.setenv("S8_DRIVE", str(folder))
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_drive_holds_the_last_two_checkpoints_and_brings_the_last_back(drive, tmp_path, capsys):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    for epochs in range(3):
+        save_checkpoint(path, {}, [{}] * epochs, model=model)
+        assert names(drive) == [f"full-epoch{kept:03}.pt" for kept in range(max(0, epochs - 1), epochs + 1)]
+    content = path.read_bytes()
+    path.unlink()
+    again = small_model()
+    assert len(resume(path, {}, model=again)) == 2
+    assert identical(model.state_dict(), again.state_dict())
+    assert path.read_bytes() == content
+    assert f"{drive}/full-epoch*.pt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uploaded", [0, 1000])
+def test_an_upload_that_was_cut_short_is_passed_over(drive, tmp_path, uploaded):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    for epochs in (1, 2):
+        save_checkpoint(path, {}, [{}] * epochs, model=model)
+    os.truncate(drive / "full-epoch002.pt", uploaded)
+    path.unlink()
+    assert len(resume(path, {}, model=model)) == 1
+    os.truncate(drive / "full-epoch001.pt", uploaded)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"damaged.*the last of '.*full-epoch\*.pt', and restart .* to continue"):
+        resume(path, {}, model=model)
+
+
+def test_a_local_checkpoint_goes_before_the_one_on_drive(drive, tmp_path):
+    path = tmp_path / "full" / "checkpoint.pt"
+    save_checkpoint(path, {}, [{}] * 2, model=small_model())
+    (drive / "full-epoch005.pt").write_bytes(b"of another machine")
+    assert len(resume(path, {}, model=small_model())) == 2
+
+
+def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
+    (drive / "full-epoch030.pt").write_bytes(b"thirty epochs")
+    (drive / "smoke-epoch001.pt").write_bytes(b"of another mode")
+    (drive / ".full-epoch001.pt.123").write_bytes(b"left by a kill")
+    save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * 2, model=small_model())
+    assert names(drive) == ["full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
+
+
+def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, recwarn):
+    drive.rmdir()
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    assert resume(path, {}, model=model) == []
+    save_checkpoint(path, {}, [{}], model=model)
+    assert len(resume(path, {}, model=model)) == 1
+    assert {str(warning.message) for warning in recwarn} == {
+        "S8_DRIVE fails (No such file or directory): checkpoints are neither copied there nor fetched"
+    }
+    assert not drive.exists()
+
+
+def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    save_checkpoint(path, {}, [{}], model=model)
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="Transport endpoint is not connected"):
+
+        def fail(source, target):
+            Path(target).write_bytes(b"half")
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+        patch.setattr("shutil.copyfile", fail)
+        save_checkpoint(path, {}, [{}] * 2, model=model)
+    assert len(resume(path, {}, model=model)) == 2
+    assert names(drive) == ["full-epoch001.pt"]
+    save_checkpoint(path, {}, [{}] * 3, model=model)
+    assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]
