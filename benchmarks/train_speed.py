@@ -94,7 +94,7 @@ def assignment_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> t
 
 def repository_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tuple[DataLoader, Callable]:
     """Return the loader and the epoch of the notebook, one without sharpness-aware steps."""
-    workers, dtype = min(16, os.cpu_count()) if DEVICE.type == "cuda" else 0, native_dtype(DEVICE)
+    workers, dtype = min(8, os.cpu_count()) if DEVICE.type == "cuda" else 0, native_dtype(DEVICE)
     loader = train_loader(images, labels, batch_size, seed=0, workers=workers)
     model = ResNet18().to(DEVICE, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, NOTEBOOK, dtype)

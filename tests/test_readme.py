@@ -6,6 +6,7 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -292,6 +293,17 @@ def test_quotes_the_calibration():
 def test_shows_the_run_whose_weights_are_published():
     check_same_run(RESULTS["test"], RESULTS["published"])
     assert RESULTS["test"] == pytest.approx(RESULTS["published"], rel=5e-3)  # rounding moves the calibration error
+
+
+def test_quotes_what_the_first_mistake_becomes():
+    cells = nbformat.read("S8_ResNet18_LayerNorm.ipynb", as_version=4).cells
+    (table,) = [cell.outputs[0]["data"]["text/plain"] for cell in cells if "without_top_quarter(" in cell.source]
+    mistake = f"{RESULTS['indices'][0]}: automobile → truck, 89 %"
+    rows = [row.removeprefix(mistake) for row in table.splitlines() if row.startswith(mistake)]
+    layer3, layer4, _, _, noise = re.findall(r"(\w+), (\d+ %)", " ".join(rows))
+    assert (layer3[0], layer4[0], noise[0]) == ("automobile", "truck", "truck")
+    assert f"`layer4` marks highest it is still a truck ({layer4[1]}), with that of `layer3` an automobile" in TEXT
+    assert f"an automobile ({layer3[1]}), with a random one a truck ({noise[1]})." in TEXT
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM ", "Grad-CAM++ "])

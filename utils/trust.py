@@ -228,13 +228,19 @@ def areas(curves: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def without_top_quarter(model: nn.Module, images: Tensor, maps: Maps) -> dict[str, Tensor]:
+    """Return the softmax on images (N, 3, H, W) once the top quarter of a map is blurred: {map: (N, 10)}."""
+    blurred = blur(images)
+    return {
+        name: probabilities(model, torch.where(ranks < 0.25, blurred, images)).cpu()
+        for name, ranks in pixel_ranks(maps, images).items()
+    }
+
+
 def repaired(model: nn.Module, images: Tensor, labels: Tensor, maps: Maps) -> dict[str, Tensor]:
     """Return which images are classified as their label once the top quarter of a map is blurred: {map: (N,)}."""
-    blurred, right = blur(images), {}
-    for name, ranks in pixel_ranks(maps, images).items():
-        mixed = torch.where(ranks < 0.25, blurred, images)
-        right[name] = (probabilities(model, mixed).argmax(1).cpu() == labels).float()
-    return right
+    left = without_top_quarter(model, images, maps)
+    return {name: (softmax.argmax(1) == labels).float() for name, softmax in left.items()}
 
 
 def cell_offset(model: nn.Module, images: Tensor, layer: str) -> tuple[float, float]:
