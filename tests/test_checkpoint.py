@@ -164,28 +164,19 @@ def full_disk(path: Path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@contextmanager
-def full_disk_at_sync(path: Path, monkeypatch):
-    """Let the disk turn out full when the written bytes are to reach it."""
+def failing(function: str, number: int):
+    """Return a fault in which a function of `os` fails with this error number."""
 
-    def fail(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    @contextmanager
+    def fault(path: Path, monkeypatch):
+        def fail(*args):
+            raise OSError(number, os.strerror(number))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        yield
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fail)
+            yield
 
-
-@contextmanager
-def read_only_disk(path: Path, monkeypatch):
-    """Let the disk become read-only before the rename."""
-
-    def fail(*args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        yield
+    return fault
 
 
 @contextmanager
@@ -216,12 +207,20 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("fault", [full_disk, full_disk_at_sync, read_only_disk, read_only_folder])
+WRITE_FAULTS = {
+    "full disk": full_disk,
+    "full disk at sync": failing("fsync", errno.ENOSPC),
+    "read-only disk at rename": failing("replace", errno.EROFS),
+    "read-only folder": read_only_folder,
+}
+
+
+@pytest.mark.parametrize("fault", WRITE_FAULTS)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_failed_write_leaves_the_earlier_file(name, fault, tmp_path, monkeypatch):
     path = tmp_path / name
     path.write_bytes(b"the earlier file")
-    with pytest.raises((OSError, RuntimeError, checkpoint.SafetensorError)), fault(path, monkeypatch):
+    with pytest.raises((OSError, RuntimeError, checkpoint.SafetensorError)), WRITE_FAULTS[fault](path, monkeypatch):
         WRITERS[name](path)
     assert path.read_bytes() == b"the earlier file"
     assert list(tmp_path.iterdir()) == [path]
