@@ -391,7 +391,10 @@ def test_quotes_the_maps_of_a_thousand_images():
     assert f"it has {more['trust']['insertion']['Grad-CAM layer3'][0]:.2f} and passes" in TRUST
 
 
-@pytest.mark.parametrize("log", ["maps-notebook-seed0-1000images", "maps-zero_last_scales-seed0-1000images", None])
+@pytest.mark.parametrize(
+    "log",
+    ["maps-notebook-seed0-1000images", "maps-zero_last_scales-seed0-1000images", "maps-notebook-seed2", None],
+)
 def test_names_the_maps_that_a_centre_blob_beats(log):
     trust = (read_log(log) if log else RESULTS)["trust"]
     deletion, insertion = trust["deletion"], trust["insertion"]
@@ -431,23 +434,44 @@ def test_quotes_the_maps_of_the_other_network():
     assert f"in the first network *r* is {zeros:.2f} and {ones:.2f}" in TRUST
 
 
-def test_quotes_the_maps_of_the_second_seed():
-    other = read_log("maps-notebook-seed1")
-    trust, repair = other["trust"], "repair by predicted"
-    assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3"]
-    assert not other["fails"]["Grad-CAM layer4"] and other["unclear"]["Grad-CAM layer4"] == repair
-    figures, published = (
-        [checks[repair][name][0] for name in ("Grad-CAM layer4", "random 4x4")] for checks in (trust, RESULTS["trust"])
-    )
-    assert "repairs more mistakes, {:.2f}, than blurring random cells, {:.2f}.".format(*figures) in TEXT
-    quoted = (
-        "repairs {:.2f} of the mistakes, blurring random cells {:.2f}, which is {:.3f} more (standard error {:.3f})"
-    )
-    assert quoted.format(*figures, *other["margins"][repair]["Grad-CAM layer4"]) in TRUST
-    assert "In the published network it is {:.2f} and {:.2f}".format(*published) in TRUST
-    assert f"its {other['errors']} mistakes" in TRUST
-    assert {f"{trust['deletion'][name][0]:.2f}" for name in ("centre blob", "Grad-CAM++ layer4")} == {"0.34"}
-    assert trust["deletion"]["centre blob"][0] > trust["deletion"]["Grad-CAM layer4"][0]
+SEEDS = [RESULTS, *(read_log(f"maps-notebook-seed{seed}") for seed in (1, 2))]
+
+
+def test_quotes_the_maps_of_the_other_seeds():
+    name, repair = "Grad-CAM layer4", "repair by predicted"
+    for other in SEEDS[1:]:
+        assert passing(other) == ["Grad-CAM layer2", "Grad-CAM layer3"]
+        assert not other["fails"][name] and other["unclear"][name] == repair
+    assert "their {} and {} mistakes".format(*(other["errors"] for other in SEEDS[1:])) in TRUST
+    marked, random = ([results["trust"][repair][map_][0] for results in SEEDS] for map_ in (name, "random 4x4"))
+    figures = f"{marked[1]:.2f} and {marked[2]:.2f}"
+    assert [f"{share:.2f}" for share in random[1:]] == ["0.23", "0.23"]
+    assert f"repairs more mistakes, {figures}, than blurring random cells, 0.23 both times." in TEXT
+    assert f"repairs {figures} of the mistakes, blurring random cells 0.23 both times" in TRUST
+    assert f"In the published network it is {marked[0]:.2f} and {random[0]:.2f}." in TRUST
+
+
+def test_quotes_by_how_much_blurring_what_layer4_marks_repairs_more():
+    margins = [network["margins"]["repair by predicted"]["Grad-CAM layer4"] for network in SEEDS]
+    (first, second), (error,) = (margin for margin, _ in margins[1:]), {f"{error:.3f}" for _, error in margins[1:]}
+    assert f"which is {first:.3f} and {second:.3f} more (standard error {error} each)" in TRUST
+    _, mean, error = lead([margin for margin, _ in margins], [0, 0, 0])
+    assert f"{mean:.3f} more, with a standard error over networks of {error:.3f}: within chance." in TRUST
+    assert mean < 4.3 * error  # t of 2 degrees of freedom
+    contrast = [network["margins"]["repair by contrast"]["Grad-CAM layer4"] for network in SEEDS]
+    assert "Its contrast repairs {:.3f}, {:.3f} and {:.3f} more".format(*(margin for margin, _ in contrast)) in TRUST
+    assert all(margin > 2 * error for margin, error in contrast)
+
+
+def test_quotes_how_much_of_layer4_depends_on_the_class():
+    same = [network["trust"]["r, true class"]["Grad-CAM layer4"][0] for network in SEEDS]
+    assert "the true class is {:.2f}, {:.2f} and {:.2f} in seeds 0, 1 and 2".format(*same) in TRUST
+
+
+def test_quotes_the_centre_blob_of_the_second_seed():
+    deletion = SEEDS[1]["trust"]["deletion"]
+    assert {f"{deletion[name][0]:.2f}" for name in ("centre blob", "Grad-CAM++ layer4")} == {"0.34"}
+    assert deletion["centre blob"][0] > deletion["Grad-CAM layer4"][0]
 
 
 @pytest.mark.parametrize(
@@ -460,9 +484,10 @@ def test_quotes_the_maps_of_the_second_seed():
         ),
         (
             "maps-notebook-seed1",
-            "for the true class here, too ({:.2f} to {:.2f})",
-            "`layer2` and `layer3` lead by {:.3f} to {:.3f}",
+            "for the true class here, too ({:.2f} to {:.2f}",
+            "`layer2` and `layer3` lead by {:.3f} to {:.3f} in seed 1",
         ),
+        ("maps-notebook-seed2", "and {:.2f} to {:.2f})", "and by {:.3f} to {:.3f} in seed 2"),
     ],
 )
 def test_quotes_what_other_networks_have_in_common(log, correlations, leads):
