@@ -62,15 +62,23 @@ def test_quotes_the_other_seeds():
     assert "those of `notebook` 1 and 2 ({:.2f} and {:.2f} %)".format(*others) in RECIPES
 
 
+def whole_end(name: str, figure: str) -> list[float]:
+    """Return a figure of the whole runs of seeds 0, 1 and 2 after their last epoch."""
+    return [read_log(f"{name}-seed{seed}-40x45000")["history"][-1][figure] for seed in (0, 1, 2)]
+
+
 def test_quotes_what_sharpness_aware_steps_gain():
-    sharp, plain = (
-        [read_log(f"{name}-seed{seed}-40x45000")["history"][-1]["averaged accuracy"] for seed in (0, 1)]
-        for name in ("notebook", "never_sharp")
+    gains, mean, error = lead(*(whole_end(name, "averaged accuracy") for name in ("notebook", "never_sharp")))
+    quoted = "worth {:.2f}, {:.2f} and {:.2f} points to the average".format(*gains)
+    figures = f"(mean {mean:.2f}, standard error {error:.2f})"
+    assert f"{quoted} {figures}: beyond chance." in TEXT
+    assert (
+        f"{quoted} in seeds 0, 1 and 2 {figures}, beyond chance," in RECIPES and f"{quoted}, beyond chance." in RECIPES
     )
-    gains, *_ = lead(sharp, plain)
-    quoted = "{:.2f} and {:.2f} points"
-    assert f"steps' {quoted} are within chance".format(*gains) in TEXT
-    assert f"worth {quoted} to the average, within chance".format(*gains) in RECIPES
+    assert mean > 4.3 * error  # t of 2 degrees of freedom
+    sharp, plain = (whole_end(name, "averaged loss") for name in ("notebook", "never_sharp"))
+    quoted = "{:.3f}, {:.3f} and {:.3f}, where plain steps end with {:.3f}, {:.3f} and {:.3f}."
+    assert quoted.format(*sharp, *plain) in RECIPES
 
 
 PRECISIONS = {
