@@ -89,6 +89,15 @@ def test_quotes_what_sharpness_aware_steps_gain():
     assert quoted.format(*sharp, *plain) in RECIPES
 
 
+def test_quotes_what_a_larger_radius_does():
+    near, wide = (read_log(log)["history"] for log in ("notebook-seed2-40x45000", "radius0.2-seed2"))
+    assert near[:33] == wide[:33] and len(wide) == 40
+    average, step = (wide[-1][key] - near[-1][key] for key in ("averaged accuracy", "validation accuracy"))
+    losses = "the average's loss is {:.3f}, not {:.3f}".format(*(run[-1]["averaged loss"] for run in (wide, near)))
+    quoted = f"With 0.2 seed 2 ends {-average:.2f} points lower by the average and {step:.2f} higher by the last step"
+    assert f"{quoted}, and {losses}: it hardly matters." in RECIPES
+
+
 PRECISIONS = {
     "": "bfloat16",
     "-float32": "float32",
