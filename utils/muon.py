@@ -26,17 +26,13 @@ class Muon(torch.optim.AdamW):
         super().__init__([orthogonal, {"params": others, "lr": adamw_rate, "weight_decay": 0.0}])
         self.dtype = dtype
 
-    def __setstate__(self, state: dict) -> None:
-        """Load a state; AdamW's own way asks every parameter for its count of steps."""
-        torch.optim.Optimizer.__setstate__(self, state)
-
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter once; the gradients of the convolutions are used up."""
         orthogonal = self.param_groups[0]
         for weight in orthogonal["params"]:
-            if "momentum" not in self.state[weight]:
-                self.state[weight]["momentum"] = torch.zeros_like(weight)
+            if not self.state[weight]:  # AdamW asks for a step when it loads the state
+                self.state[weight] = {"momentum": torch.zeros_like(weight), "step": torch.tensor(0.0)}
             momentum = self.state[weight]["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
             update = orthogonalize(weight.grad.lerp(momentum, MOMENTUM).flatten(1), self.dtype)
             weight.mul_(1 - orthogonal["lr"] * orthogonal["weight_decay"])
