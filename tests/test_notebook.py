@@ -1,6 +1,7 @@
 """The committed notebook, as a reader on GitHub meets it."""
 
 import ast
+import json
 import os
 import re
 import statistics
@@ -52,6 +53,27 @@ def test_interrupted_training_is_not_tested():
 def test_shows_twenty_grids():
     (cell,) = [cell for cell in CODE if "plot_cam_grid(" in cell.source]
     assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 20
+
+
+def test_readings_quote_the_published_run():
+    prose = " ".join(" ".join(cell.source.split()) for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
+    results = json.loads(Path("images/results.json").read_text())
+    trust, cascade = results["trust"], results["cascade"]
+    last, average = (results["held-out"][end]["validation accuracy"] for end in ("last step", "average"))
+    plus, plain = ([r for name, (r, _) in trust["r, true class"].items() if sign in name] for sign in ("++", "CAM "))
+    same, reverse = (trust["r, randomised"][f"Grad-CAM++ layer{layer}"][0] for layer in (4, 3))
+    assert f"in the published run {average - last:.1f} points higher." in prose
+    assert f"is highest there in {results['corner']['Grad-CAM++']['layer3']} of the 20" in prose
+    assert f"with {min(plus):.2f} to {max(plus):.2f}; Grad-CAM has {max(plain):.2f} at most." in prose
+    assert f"stays much the same ({same:.2f}), and that of `layer3` tends to the reverse ({reverse:.2f})." in prose
+    assert f"most of all {trust['pointing']['Grad-CAM layer4'][0]:.2f} of Grad-CAM's `layer4`." in prose
+    random, untrained = (cascade[stage]["Grad-CAM++ layer4"] for stage in ("layer4", "conv1"))
+    assert f"falls to {random:.2f} once that layer is random, and is back at {untrained:.2f} when nothing" in prose
+    (table,) = [cell.outputs[0]["data"]["text/html"] for cell in CODE if "without_top_quarter(" in cell.source]
+    answers = re.findall("<td>(.*?)</td>", table)
+    repaired = [sum("✓" in answer for answer in answers[column::5]) for column in range(5)]
+    quoted = "marks repairs {} and {} of the 20, what their contrasts mark {} and {}, a random quarter {}."
+    assert quoted.format(*repaired) in prose
 
 
 @pytest.mark.parametrize("there, calls", [((), ["git", "pip"]), (("S8",), ["pip"]), (("utils",), ["pip"])])
