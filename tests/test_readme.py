@@ -81,6 +81,7 @@ def test_quotes_what_sharpness_aware_steps_gain():
     earlier, last = ("{:.2f}, {:.2f} and {:.2f}".format(*lead(*pair)[0]) for pair in runs)
     for text in (TEXT, RECIPES):
         assert f"{last} points ahead by the average" in text
+    assert f"an epoch earlier it was {earlier}." in TEXT
     assert f"an epoch earlier they were {earlier} ahead." in RECIPES
     assert f"in the whole runs they end {last} points ahead by the average." in RECIPES
     sharp, plain = (whole_run(name, "averaged loss") for name in ("notebook", "never_sharp"))
@@ -465,6 +466,7 @@ def test_quotes_the_maps_of_the_other_seeds():
     marked, random = ([results["trust"][repair][map_][0] for results in SEEDS] for map_ in (name, "random 4x4"))
     figures = f"{marked[1]:.2f} and {marked[2]:.2f}"
     assert [f"{share:.2f}" for share in random[1:]] == ["0.23", "0.23"]
+    assert f"repairs more mistakes, {figures}, than blurring random cells, 0.23 both times." in TEXT
     assert f"repairs {figures} of the mistakes, blurring random cells 0.23 both times" in TRUST
     assert f"In the published network it is {marked[0]:.2f} and {random[0]:.2f}." in TRUST
     _, mean, error = lead(marked, random)
