@@ -2,8 +2,8 @@
 
 NAME is a key of RECIPES; every pair is a process of its own, side by side. A run logs every epoch to runs/recipes/ and
 continues from its checkpoint there; the published logs are in benchmarks/recipes/. The environment variables
-`RECIPE_EPOCHS` and `RECIPE_IMAGES` shorten it. Only whole runs of the notebook's own recipe look at the test set, after
-their last epoch.
+`RECIPE_EPOCHS` and `RECIPE_IMAGES` shorten it; more than 45,000 images leave fewer than 5,000 held out. Only whole
+runs of the notebook's own recipe look at the test set, after their last epoch.
 """
 
 import os
@@ -63,7 +63,7 @@ RECIPES = {
 
 def shorten(recipe: dict, epochs: int, images: int) -> dict:
     """Return the recipe for fewer epochs and images: what it fixes in epochs or steps keeps its share of the run."""
-    steps = epochs * images / (EPOCHS * IMAGES)
+    steps = min(1, epochs * images / (EPOCHS * IMAGES))
     return recipe | {
         "averaging": max(0.0, 1 - (1 - recipe["averaging"]) / steps),
         "sharpness-aware epochs": round(recipe["sharpness-aware epochs"] * epochs / EPOCHS),
@@ -99,12 +99,13 @@ def train(name: str, seed: int) -> None:
     """Train one recipe as the notebook does and log every epoch; a short run scores its average after the last only."""
     epochs, count = int(os.environ.get("RECIPE_EPOCHS", EPOCHS)), int(os.environ.get("RECIPE_IMAGES", IMAGES))
     recipe, data = shorten(NOTEBOOK | RECIPES[name], epochs, count), load_data()
-    whole = (epochs, count) == (EPOCHS, IMAGES)
+    whole = epochs == EPOCHS and count >= IMAGES
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # as in the notebook
     dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
     workers = min(5, os.cpu_count()) if device.type == "cuda" else 0  # of each process, so that three fit side by side
-    validation = stratified_sample(data.train_labels, 5_000, seed)
+    held = max(0, min(5_000, len(data.train_labels) - count))
+    validation = stratified_sample(data.train_labels, held, seed)
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]
     batches = train_loader(data.train_images[chosen], data.train_labels[chosen], recipe["batch size"], seed, workers)

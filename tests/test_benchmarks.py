@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import albumentations as A
 import pytest
@@ -60,9 +61,23 @@ def test_recipes_start_from_the_notebooks():
 
 def test_a_shorter_run_keeps_its_shares():
     assert recipes.shorten(recipes.NOTEBOOK, 40, 45_000) == pytest.approx(recipes.NOTEBOOK)
+    assert recipes.shorten(recipes.NOTEBOOK, 40, 49_000) == recipes.shorten(recipes.NOTEBOOK, 40, 45_000)
     short = recipes.shorten(recipes.NOTEBOOK, 20, 4_500)
     assert short["averaging"] == pytest.approx(0.98)  # 50 of 340 steps, where a whole run averages over 1,000 of 7,000
     assert (short["sharpness-aware epochs"], short["patience"]) == (4, 1)
+
+
+def test_more_images_leave_fewer_held_out(monkeypatch):
+    monkeypatch.setattr(recipes, "build", lambda recipe: small_model())
+    monkeypatch.setattr(recipes, "IMAGES", 5_000)
+    monkeypatch.setattr(recipes, "train_one_epoch", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(recipes, "evaluate", lambda _, loader, *__: (float(len(loader.dataset)), 0.0))
+    monkeypatch.setenv("RECIPE_EPOCHS", "1")
+    for images, held in ((900, 5_000), (5_500, 500)):  # of the stand-in's 6,000
+        monkeypatch.setenv("RECIPE_IMAGES", str(images))
+        recipes.train("flip", seed=0)
+        (log,) = Path("runs/recipes").glob(f"*x{images}.json")
+        assert json.loads(log.read_text())["history"][0]["validation loss"] == held
 
 
 def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():
