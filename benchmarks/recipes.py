@@ -62,7 +62,10 @@ RECIPES = {
 
 
 def shorten(recipe: dict, epochs: int, images: int) -> dict:
-    """Return the recipe for fewer epochs and images: what it fixes in epochs or steps keeps its share of the run."""
+    """Return the recipe for fewer epochs and images: what it fixes in epochs or steps keeps its share of the run.
+
+    More images change nothing.
+    """
     steps = min(1, epochs * images / (EPOCHS * IMAGES))
     return recipe | {
         "averaging": max(0.0, 1 - (1 - recipe["averaging"]) / steps),
@@ -104,7 +107,9 @@ def train(name: str, seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = False  # as in the notebook
     dtype = native_dtype(device) if recipe["precision"] == "native" else getattr(torch, recipe["precision"])
     workers = min(5, os.cpu_count()) if device.type == "cuda" else 0  # of each process, so that three fit side by side
-    held = max(0, min(5_000, len(data.train_labels) - count))
+    held = min(5_000, len(data.train_labels) - count)
+    if held <= 0 or held % 10:
+        sys.exit(f"RECIPE_IMAGES={count} would hold out {held} images: leave some, the same number of every class")
     validation = stratified_sample(data.train_labels, held, seed)
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]

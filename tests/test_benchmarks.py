@@ -78,6 +78,10 @@ def test_more_images_leave_fewer_held_out(monkeypatch):
         recipes.train("flip", seed=0)
         (log,) = Path("runs/recipes").glob(f"*x{images}.json")
         assert json.loads(log.read_text())["history"][0]["validation loss"] == held
+    for images in (5_995, 6_000, 6_010):
+        monkeypatch.setenv("RECIPE_IMAGES", str(images))
+        with pytest.raises(SystemExit, match=f"RECIPE_IMAGES={images} would hold out {6_000 - images} images"):
+            recipes.train("flip", seed=0)
 
 
 def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():

@@ -39,6 +39,7 @@ def test_figures_are_small_and_are_closed(tmp_path):
         "few": plot_misclassified(IMAGES[:3], titles[:3], "caption", "title"),
         "none": plot_misclassified(IMAGES[:0], [], "caption", "title"),
         "not trained": plot_curves([], "title", ROW),
+        "one epoch": plot_curves([ROW], "title", ROW),
     }
     for name, figure in figures.items():
         path = tmp_path / f"{name}.png"

@@ -167,6 +167,14 @@ def test_weights_and_statistics_come_back_from_uphill_after_an_interrupt():
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
+def test_weights_without_a_gradient_do_not_move_uphill():
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    (0 * model(torch.ones(1, 2))).sum().backward()
+    with uphill(model, 0.1):
+        assert torch.equal(model.weight, before)
+
+
 def test_weights_come_back_from_an_interrupt_on_the_way_uphill(monkeypatch):
     model, add = nn.Linear(2, 2), torch.Tensor.add_
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -79,7 +79,9 @@ def test_each_untrained_network_draws_maps_of_its_own_share_of_the_images(monkey
         assert len(means) == 3 and means[1] == pytest.approx(1) and means[[0, 2]].nan_to_num().abs().max() < 0.99
         first = trust.rank_correlation(*(maps[name] for maps in pair)).nanmean()
         torch.testing.assert_close(means[0], first, equal_nan=True)
-    assert len(trust.correlation_with_untrained(model, images[:2], classes[:2], seed=7)["Grad-CAM layer4"]) == 2
+    for count, networks in ((2, 2), (4, 3)):
+        few = trust.correlation_with_untrained(model, images[:count], classes[:count], seed=7)
+        assert len(few["Grad-CAM layer4"]) == networks
 
 
 def test_mosaics_show_the_class_asked_for_in_its_quarter():
@@ -217,6 +219,12 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     table = trust.summarize(measured, judged=["deletion"])
     assert not table.loc[blind, "fails"]
     assert trust.verdict(table, {}, 50).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
+
+
+def test_no_map_is_best_where_all_are_constant():
+    constant = torch.full((4,), torch.nan)
+    table = trust.summarize({"r, true class": {"Grad-CAM layer3": constant, "Grad-CAM layer4": constant}}, [])
+    assert table["r, true class"].tolist() == ["nan ± nan", "nan ± nan"]
 
 
 def test_margins_are_those_of_differences_image_by_image():

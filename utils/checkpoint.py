@@ -142,7 +142,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
             "check out the file again"
         )
     if wrong := [name for name, weight in weights.items() if not weight.is_floating_point()]:
-        raise ValueError(f"'{path}' holds {wrong[0]} as {weights[wrong[0]].dtype}, not as floating point")
+        raise ValueError(
+            f"'{path}' holds {wrong[0]} as {weights[wrong[0]].dtype}, not floating point: check out the file again"
+        )
     if wrong := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise ValueError(f"'{path}' holds NaN or infinity in {wrong[0]}: check out the file again")
     model.load_state_dict(weights)

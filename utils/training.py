@@ -89,7 +89,7 @@ def uphill(model: nn.Module, radius: float) -> Iterator[None]:
     try:
         with torch.no_grad():
             for weight in model.parameters():
-                weight.add_(weight.grad * (radius / norm))
+                weight.add_(weight.grad * (radius / (norm + 1e-12)))  # also where the gradient is 0
         yield
     finally:
         with torch.no_grad():

@@ -120,7 +120,7 @@ def correlation_with_untrained(model: nn.Module, images: Tensor, classes: Tensor
         seed: of the first untrained network, before those of the others; the model began from none of them.
     """
     means = []
-    for share in torch.arange(len(images)).chunk(UNTRAINED):
+    for share in torch.arange(len(images)).tensor_split(min(UNTRAINED, len(images))):
         torch.manual_seed(seed + len(means))
         untrained = ResNet18().eval().to(images.device)
         own, other = (explain(network, images[share], classes[share]) for network in (model, untrained))
@@ -299,15 +299,13 @@ def margins(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> dict[s
     Returns:
         {check: {map: (margin, standard error)}} of {check: {map: values (N,)}}, baselines left out.
     """
-    result = {check: {} for check in judged}
+    result = {}
     for check in judged:
-        for name in filter(is_cam, measured[check]):
-            if check in CORRELATIONS:
-                mean, error = mean_and_error(measured[check][name])
-                result[check][name] = 0.5 + merit(check, mean), error
-            else:
-                mean, error = mean_and_error(measured[check][name] - measured[check][RANDOM[name.split()[-1]]])
-                result[check][name] = merit(check, mean), error
+        values, result[check], correlates = measured[check], {}, check in CORRELATIONS
+        for name in filter(is_cam, values):
+            random = 0 if correlates else values[RANDOM[name.split()[-1]]]
+            mean, error = mean_and_error(values[name] - random)
+            result[check][name] = merit(check, mean) + (0.5 if correlates else 0), error
     return result
 
 
@@ -321,8 +319,8 @@ def summarize(measured: dict[str, dict[str, Tensor]], judged: list[str]) -> pd.D
     table = pd.DataFrame()
     for check, values in measured.items():
         known = {name: mean_and_error(value) for name, value in values.items()}
-        merits = {name: np.nan_to_num(merit(check, known[name][0]), nan=-np.inf) for name in filter(is_cam, known)}
-        best = max(merits, key=merits.get)
+        merits = {name: merit(check, mean) for name, (mean, _) in known.items() if is_cam(name) and not np.isnan(mean)}
+        best = max(merits, key=merits.get, default=None)
         for name, (mean, error) in known.items():
             table.loc[name, check] = f"{mean:.2f} ± {error:.2f}{' *' if name == best else ''}"
     table[["fails", "unclear"]] = ""
