@@ -89,6 +89,15 @@ def test_quotes_what_sharpness_aware_steps_gain():
     assert quoted.format(*sharp, *plain) in RECIPES
 
 
+def test_quotes_how_far_batch_norm_was_ahead_in_a_lost_run():
+    at = {"validation accuracy": (94.18, 94.04, 94.28), "averaged accuracy": (94.30, 94.46, 94.54)}
+    layer = read_log("notebook-seed0-40x45000")["history"][33:36]
+    leads = [lead(batch, [row[figure] for row in layer])[0] for figure, batch in at.items()]
+    quoted = "{:.2f}, {:.2f} and {:.2f} points ahead of layer normalisation, by the average {:.2f}, {:.2f} and {:.2f}."
+    assert quoted.format(*leads[0], *leads[1]) in RECIPES
+    assert f"it was {min(sum(leads, [])):.1f} to {max(sum(leads, [])):.1f} points ahead" in TEXT
+
+
 def test_quotes_what_a_larger_radius_does():
     near, wide = (read_log(log)["history"] for log in ("notebook-seed2-40x45000", "radius0.2-seed2"))
     assert near[:33] == wide[:33] and len(wide) == 40
