@@ -13,7 +13,6 @@ REAL, DRAWN = SimpleNamespace(name="CIFAR-10"), SimpleNamespace(name="drawn shap
 def empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("S8_MODE", raising=False)
-    monkeypatch.delenv("S8_SMOKE", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +36,10 @@ def test_the_mode_follows_from_what_is_at_hand(monkeypatch, gpu, weights, data, 
     assert choose_mode(data)[0] == mode
 
 
-@pytest.mark.parametrize("mode", ["preview", "full"])
-def test_variables_override_the_mode(monkeypatch, mode):
+@pytest.mark.parametrize("mode", ["preview", "full", "smoke"])
+def test_a_variable_overrides_the_mode(monkeypatch, mode):
     monkeypatch.setenv("S8_MODE", mode)
     assert choose_mode(REAL)[0] == mode
-    monkeypatch.setenv("S8_SMOKE", "1")
-    assert choose_mode(REAL)[0] == "smoke"
 
 
 @pytest.mark.parametrize(

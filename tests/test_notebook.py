@@ -2,12 +2,12 @@
 
 import ast
 import json
-import os
 import re
 import statistics
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -99,14 +99,12 @@ def test_setup_in_colab_can_be_run_again(monkeypatch, tmp_path, there, calls):
 
 
 @pytest.mark.parametrize("name, value", [("S8_SMOKE", "1"), ("S8_MODE", "smoke"), ("S8_MODE", "preview")])
-def test_smoke_mode_downloads_nothing(monkeypatch, name, value):
-    asked = []
-    monkeypatch.delenv("S8_SMOKE", raising=False)
-    monkeypatch.setenv(name, value)
+def test_smoke_mode_downloads_nothing(name, value):
+    asked, environ = [], {name: value}
     (source,) = [cell.source for cell in CODE if "load_data(" in cell.source]
-    scope = {"time": time, "os": os, "load_data": lambda download: asked.append(download)}
+    scope = {"time": time, "os": SimpleNamespace(environ=environ), "load_data": lambda download: asked.append(download)}
     exec(source[: source.index("MODE, reason")], scope)
-    assert asked == [value == "preview"]
+    assert asked == [value == "preview"] and environ["S8_MODE"] == ("preview" if asked[0] else "smoke")
 
 
 def test_readme_and_notebook_name_the_same_repository():

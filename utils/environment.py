@@ -16,14 +16,12 @@ PACKAGES = ("torch", "torchvision", "albumentations", "torchcam", "numpy", "matp
 
 
 def choose_mode(data: ImageData) -> tuple[str, str]:
-    """Return the mode of this run and why: `S8_SMOKE=1` or `S8_MODE` decides, else what is at hand.
+    """Return the mode of this run and why: `S8_MODE` decides, else what is at hand.
 
     Raises:
         ValueError: if `S8_MODE` is unknown, or needs CIFAR-10 or weights that are not there.
     """
     real, trained = data.name == "CIFAR-10", WEIGHTS.exists() and RESULTS.exists()
-    if os.environ.get("S8_SMOKE") == "1":
-        return "smoke", "S8_SMOKE=1"
     if chosen := os.environ.get("S8_MODE"):
         if chosen not in MODES:
             raise ValueError(f"S8_MODE={chosen!r} is unknown; use one of {', '.join(MODES)}")
