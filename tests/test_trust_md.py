@@ -111,6 +111,31 @@ def test_quotes_the_first_rules():
         assert margin > 2 * error, check
 
 
+REFERENCES = {"blur of 5 pixels, as in the notebook": RESULTS} | {
+    name: log for name, log in read_log("maps-notebook-seed0-references").items() if name != "what"
+}
+
+
+@pytest.mark.parametrize("layer", ["layer3", "layer4"])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_tabulates_what_takes_the_place_of_pixels(name, layer):
+    checks = ("deletion", "insertion", "repair by predicted", "repair by contrast")
+    margins = [REFERENCES[name]["margins"][check][f"Grad-CAM {layer}"] for check in checks]
+    cells = [f"{margin:+.3f} ({error:.3f}){'' if margin > 2 * error else '?'}" for margin, error in margins]
+    assert f"| {name} | `{layer}` | {' | '.join(cells)} |" in TRUST
+    unclear = [check for check, (margin, error) in zip(checks, margins, strict=True) if margin <= 2 * error]
+    one = {"layer3": "deletion", "layer4": "repair by predicted"}[layer]
+    assert unclear == ([one] if name == "mean colour" else [])
+
+
+def test_quotes_what_the_mean_colour_repairs():
+    log = REFERENCES["mean colour"]
+    repairs = {name: f"{mean:.2f}" for name, (mean, _) in log["trust"]["repair by predicted"].items()}
+    assert f"is unclear here, too ({repairs['Grad-CAM layer4']} and {repairs['random 4x4']})." in TEXT
+    assert f"as `layer3` ({repairs['Grad-CAM layer2']} and {repairs['Grad-CAM layer3']})." in TRUST
+    assert not passing(log)
+
+
 def test_quotes_the_maps_of_the_other_network():
     other = read_log("maps-zero_last_scales-seed0-1000images")
     trust = other["trust"]
