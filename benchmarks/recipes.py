@@ -66,7 +66,7 @@ def shorten(recipe: dict, epochs: int, images: int) -> dict:
 
     More images change nothing.
     """
-    steps = min(1, epochs * images / (EPOCHS * IMAGES))
+    steps = epochs * min(images, IMAGES) / (EPOCHS * IMAGES)
     return recipe | {
         "averaging": max(0.0, 1 - (1 - recipe["averaging"]) / steps),
         "sharpness-aware epochs": round(recipe["sharpness-aware epochs"] * epochs / EPOCHS),
@@ -109,7 +109,10 @@ def train(name: str, seed: int) -> None:
     workers = min(5, os.cpu_count()) if device.type == "cuda" else 0  # of each process, so that three fit side by side
     held = min(5_000, len(data.train_labels) - count)
     if held <= 0 or held % 10:
-        sys.exit(f"RECIPE_IMAGES={count} would hold out {held} images: leave some, the same number of every class")
+        sys.exit(
+            f"{count} of the {len(data.train_labels)} images ({data.name}) leave {held} to hold out, which must be "
+            "some, and the same number of every class: choose another RECIPE_IMAGES"
+        )
     validation = stratified_sample(data.train_labels, held, seed)
     rest = np.setdiff1d(np.arange(len(data.train_labels)), validation)
     chosen = rest[stratified_sample(data.train_labels[rest], count, seed)]

@@ -98,12 +98,20 @@ def test_bad_input_gets_one_clear_error(model, images, change, message):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("broken, named", [("bn1", "layer1"), ("layer3.1.bn2", "layer3"), ("linear", "layer1")])
+@pytest.mark.parametrize(
+    "broken, named",
+    [
+        ("bn1", "values of layer1"),
+        ("layer3.1.bn2", "values of layer3"),
+        ("layer4.1.bn2", "values of layer4"),
+        ("linear", "gradients of layer1"),
+    ],
+)
 def test_values_that_are_not_finite_name_their_layer(model, images, broken, named, value):
     """torchcam sums with nansum, which would turn NaN into an innocent map of zeros."""
     with torch.no_grad():
         model.get_submodule(broken).weight[0] = value
-    with pytest.raises(FloatingPointError, match=f"of {named} "):
+    with pytest.raises(FloatingPointError, match=f"the {named} are not finite"):
         compute_cams(model, images, CLASSES)
 
 

@@ -98,13 +98,22 @@ def test_setup_in_colab_can_be_run_again(monkeypatch, tmp_path, there, calls):
     assert Path.cwd().name == (tmp_path.name if "utils" in there else "S8")
 
 
-@pytest.mark.parametrize("name, value", [("S8_SMOKE", "1"), ("S8_MODE", "smoke"), ("S8_MODE", "preview")])
-def test_smoke_mode_downloads_nothing(name, value):
-    asked, environ = [], {name: value}
+@pytest.mark.parametrize(
+    ("environ", "mode"),
+    [
+        ({"S8_SMOKE": "1"}, "smoke"),
+        ({"S8_SMOKE": "1", "S8_MODE": "full"}, "smoke"),
+        ({"S8_MODE": "smoke"}, "smoke"),
+        ({"S8_MODE": "preview"}, "preview"),
+    ],
+)
+def test_smoke_mode_downloads_nothing(environ, mode):
+    asked = []
     (source,) = [cell.source for cell in CODE if "load_data(" in cell.source]
     scope = {"time": time, "os": SimpleNamespace(environ=environ), "load_data": lambda download: asked.append(download)}
     exec(source[: source.index("MODE, reason")], scope)
-    assert asked == [value == "preview"] and environ["S8_MODE"] == ("preview" if asked[0] else "smoke")
+    assert environ["S8_MODE"] == mode
+    assert asked == [mode != "smoke"]
 
 
 def test_readme_and_notebook_name_the_same_repository():

@@ -62,6 +62,13 @@ def test_quotes_how_far_batch_norm_was_ahead_in_a_lost_run():
     leads = [lead(batch, [row[figure] for row in layer])[0] for figure, batch in at.items()]
     quoted = "{:.2f}, {:.2f} and {:.2f} points ahead of layer normalisation, by the average {:.2f}, {:.2f} and {:.2f}."
     assert quoted.format(*leads[0], *leads[1]) in RECIPES
+    (last, *_), (average, *_) = (gains for gains, *_ in LEADS["batch_norm"])
+    assert f"in small it was {last:.1f} and {average:.1f} points ahead in this seed." in RECIPES
+    errors = [100 - row[figure] for figure in at for row in layer]
+    shares = [round(100 * gain / wrong) for gain, wrong in zip(sum(leads, []), errors, strict=True)]
+    small = [100 * gain / (100 - ends[0]) for gain, ends in zip((last, average), end_in_small("notebook"), strict=True)]
+    quoted = f"errors the leads are {min(shares)} to {max(shares)} %, in small {{:.0f}} and {{:.0f}} %."
+    assert quoted.format(*small) in RECIPES
     assert f"it was {min(sum(leads, [])):.1f} to {max(sum(leads, [])):.1f} points ahead" in TEXT
 
 
@@ -144,20 +151,25 @@ EACH = "by {0:.1f}, {1:.1f} and {2:.1f} points (mean {3:.1f}, standard error {4:
 
 
 @pytest.mark.parametrize(
-    ("name", "quoted"),
+    ("name", "signs", "quoted"),
     [
-        ("no_smoothing", "Without label smoothing the " + BEHIND + " ({9:.1f})"),
-        ("zero_last_scales", "With last scales of 0 the " + BEHIND + " ({9:.1f})"),
-        ("flip", "as many are ({3:.1f} points fewer, standard error {4:.1f}; by the average {8:.1f}, {9:.1f})"),
-        ("never_sharp", BEHIND + " ahead ({9:.1f})"),
-        ("no_decay", EACH + "the average in two, and in the mean not ({8:.1f}, {9:.1f})."),
-        ("no_plateau", EACH + "the average in two, by {8:.1f} in the mean ({9:.1f}):"),
-        ("batch_norm", EACH + "its average by {5:.1f}, {6:.1f} and {7:.1f} ({8:.1f}, {9:.1f})."),
+        ("no_smoothing", (-1, -1), "Without label smoothing the " + BEHIND + " ({9:.1f})"),
+        ("zero_last_scales", (-1, -1), "With last scales of 0 the " + BEHIND + " ({9:.1f})"),
+        (
+            "flip",
+            (-1, -1),
+            "as many are ({3:.1f} points fewer, standard error {4:.1f}; by the average {8:.1f}, {9:.1f})",
+        ),
+        ("never_sharp", (-1, 1), BEHIND + " ahead ({9:.1f})"),
+        ("no_decay", (-1, -1), EACH + "the average in two, and in the mean not ({8:.1f}, {9:.1f})."),
+        ("no_plateau", (-1, -1), EACH + "the average in two, by {8:.1f} in the mean ({9:.1f}):"),
+        ("batch_norm", (1, 1), EACH + "its average by {5:.1f}, {6:.1f} and {7:.1f} ({8:.1f}, {9:.1f})."),
     ],
 )
-def test_quotes_leads_in_small(name, quoted):
-    """Their signs are those of the README's table."""
-    figures = [abs(figure) for gains, mean, error in LEADS[name] for figure in (*gains, mean, error)]
+def test_quotes_leads_in_small(name, signs, quoted):
+    figures = []
+    for sign, (gains, mean, error) in zip(signs, LEADS[name], strict=True):
+        figures += [*(sign * gain for gain in gains), sign * mean, error]
     assert quoted.format(*figures) in RECIPES
     assert "average in two" not in quoted or sum(gain < 0 for gain in LEADS[name][1][0]) == 2
 

@@ -111,7 +111,7 @@ def test_quotes_the_first_rules():
         assert margin > 2 * error, check
 
 
-REFERENCES = {"blur of 5 pixels, as in the notebook": RESULTS} | {
+REFERENCES = {"the notebook's blur": RESULTS} | {
     name: log for name, log in read_log("maps-notebook-seed0-references").items() if name != "what"
 }
 
@@ -131,8 +131,12 @@ def test_tabulates_what_takes_the_place_of_pixels(name, layer):
 def test_quotes_what_the_mean_colour_repairs():
     log = REFERENCES["mean colour"]
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in log["trust"]["repair by predicted"].items()}
-    assert f"is unclear here, too ({repairs['Grad-CAM layer4']} and {repairs['random 4x4']})." in TEXT
-    assert f"as `layer3` ({repairs['Grad-CAM layer2']} and {repairs['Grad-CAM layer3']})." in TRUST
+    assert f"in place of the blur ({repairs['Grad-CAM layer4']} and {repairs['random 4x4']})." in TEXT
+    assert max(repairs, key=repairs.get) == "Grad-CAM layer2"
+    most = f"`layer2` repairs the most mistakes ({repairs['Grad-CAM layer2']}, `layer3` {repairs['Grad-CAM layer3']})."
+    assert most in TRUST
+    assert "is first in the other networks, too. (With the mean colour, not a blur, `layer2` is.)" in TEXT
+    assert "with the mean colour it is unclear whether it passes deletion." in TEXT
     assert not passing(log)
 
 

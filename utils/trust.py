@@ -199,7 +199,7 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
 def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: Maps) -> dict[str, Tensor]:
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
-    Deletion blurs, too; the paper sets pixels to a constant, which cut-out has trained this model to overlook.
+    Deletion blurs, too; the paper sets pixels to a constant, which cut-out may have trained this model to overlook.
 
     Returns:
         {map: (2, STEPS + 1, N)}: deletion and insertion, from no pixel to all.
