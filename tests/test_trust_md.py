@@ -111,16 +111,16 @@ def test_quotes_the_first_rules():
         assert margin > 2 * error, check
 
 
-REFERENCES = {"the notebook's blur": RESULTS} | {
-    name: log for name, log in read_log("maps-notebook-seed0-references").items() if name != "what"
+FILLS = {"the notebook's blur": RESULTS} | {
+    name: log for name, log in read_log("maps-notebook-seed0-fills").items() if name != "what"
 }
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
-@pytest.mark.parametrize("name", REFERENCES)
-def test_tabulates_what_takes_the_place_of_pixels(name, layer):
+@pytest.mark.parametrize("name", FILLS)
+def test_tabulates_the_other_fills(name, layer):
     checks = ("deletion", "insertion", "repair by predicted", "repair by contrast")
-    margins = [REFERENCES[name]["margins"][check][f"Grad-CAM {layer}"] for check in checks]
+    margins = [FILLS[name]["margins"][check][f"Grad-CAM {layer}"] for check in checks]
     cells = [f"{margin:+.3f} ({error:.3f}){'' if margin > 2 * error else '?'}" for margin, error in margins]
     assert f"| {name} | `{layer}` | {' | '.join(cells)} |" in TRUST
     unclear = [check for check, (margin, error) in zip(checks, margins, strict=True) if margin <= 2 * error]
@@ -129,7 +129,7 @@ def test_tabulates_what_takes_the_place_of_pixels(name, layer):
 
 
 def test_quotes_what_the_mean_colour_repairs():
-    log = REFERENCES["mean colour"]
+    log = FILLS["mean colour"]
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in log["trust"]["repair by predicted"].items()}
     assert f"in place of the blur ({repairs['Grad-CAM layer4']} and {repairs['random 4x4']})." in TEXT
     assert max(repairs, key=repairs.get) == "Grad-CAM layer2"
