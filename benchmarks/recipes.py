@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import albumentations as A
 import numpy as np
 import torch
 from torch import nn
@@ -27,6 +26,7 @@ from utils.data import eval_loader, load_data, stratified_sample, train_loader
 from utils.environment import describe_environment
 from utils.muon import Muon
 from utils.training import evaluate, native_dtype, predict, score, train_one_epoch
+from utils.transforms import A  # albumentations, without its network call
 
 EPOCHS, IMAGES = 40, 45_000  # of a whole run
 NOTEBOOK = {
@@ -145,6 +145,7 @@ def train(name: str, seed: int) -> None:
     checkpoint, log_file = run / "checkpoint.pt", run.with_suffix(".json")
     history = resume(checkpoint, config, **parts)
     log = {"recipe": config, "environment": describe_environment(device), "history": history}
+    write_json(log_file, log)  # of the epoch before, too, if it was interrupted there
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         radius = recipe["radius"] if epoch >= epochs - recipe["sharpness-aware epochs"] else 0.0

@@ -7,6 +7,8 @@ from models import ResNet18
 from utils.data import cifar10_root, load_cifar10
 
 torch.set_num_threads(2)
+for variable in ("S8_MODE", "S8_SMOKE", "S8_DATA", "S8_DRIVE", "RECIPE_EPOCHS", "RECIPE_IMAGES"):
+    os.environ.pop(variable, None)  # the caller's: tests set their own, and keep off the caller's Drive
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,22 @@
 """The benchmarks run, at their smallest, and report what they should."""
 
+import itertools
 import json
 import re
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
-import albumentations as A
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import cam_speed, recipes, train_speed
-from tests.faults.train import small_model
+from tests.faults.train import draw, small_model
 from tests.test_notebook import CODE
 from utils import training
+from utils.data import ImageData
+from utils.standin import SHAPES
 
 
 @pytest.fixture(autouse=True)
@@ -118,11 +122,80 @@ def test_a_recipe_is_trained_and_logged(monkeypatch, tmp_path):
     monkeypatch.setenv("RECIPE_IMAGES", "260")
     recipes.train("flip", seed=0)
     (loader,), (log,) = loaders, (tmp_path / "runs/recipes").glob("*.json")
-    assert isinstance(loader.dataset.augment.transforms[0], A.HorizontalFlip)
+    assert isinstance(loader.dataset.augment.transforms[0], recipes.A.HorizontalFlip)
     log = json.loads(log.read_text())
     assert log["recipe"]["flip"] and "NOT CIFAR-10" in log["recipe"]["data"] and len(log["history"]) == 1
     assert log["history"][0]["averaged accuracy"] > 0
     assert "test" not in log
+
+
+@pytest.fixture
+def small(monkeypatch) -> dict:
+    """Let the script train a small model on 520 drawn images for 5 epochs; return what the notebook would need."""
+    monkeypatch.setenv("RECIPE_EPOCHS", "5")
+    monkeypatch.setenv("RECIPE_IMAGES", "520")
+    data = ImageData("drawn shapes, NOT CIFAR-10", SHAPES, *draw(1_020, seed=0)[:2], *draw(50, seed=1)[:2])
+
+    def judge(model, loader, dtype):
+        return next(model.parameters()).sum().item(), len(loader.dataset)  # now up, now down, for the plateau
+
+    stubs = {"load_data": lambda download=True: data, "evaluate": judge}
+    for name, stub in (stubs | {"build": lambda recipe: small_model()}).items():
+        monkeypatch.setattr(recipes, name, stub)
+    return stubs | {"ResNet18": small_model, "display": Mock()}
+
+
+LOG = Path("runs/recipes/notebook-seed0-5x520.json")
+
+
+def read_history() -> list[dict]:
+    """Return the log of the small run without its seconds."""
+    return [row | {"seconds": 0} for row in json.loads(LOG.read_text())["history"]]
+
+
+def test_recipes_train_by_the_notebooks_own_steps(monkeypatch, small):
+    monkeypatch.setenv("S8_MODE", "preview")
+    short, notebook = recipes.shorten(recipes.NOTEBOOK, 5, 520), {}
+    settings = {"EPOCHS": 5, "TRAIN_IMAGES": 520, "VALIDATION_IMAGES": 500, "BATCH_SIZE": short["batch size"]}
+    settings |= {"AVERAGING": short["averaging"], "SHARP_EPOCHS": short["sharpness-aware epochs"]}
+    changes = {"from models import": small, "FULL = ": settings | {"PATIENCE": short["patience"]}}
+    for cell in itertools.takewhile(lambda cell: "plot_curves(" not in cell.source, CODE):
+        if "plot_augmentation(" not in cell.source and "torchinfo.summary(" not in cell.source:
+            exec(cell.source, notebook)
+            notebook |= next((change for start, change in changes.items() if start in cell.source), {})
+    recipes.train("notebook", seed=0)
+    logged = read_history()
+    shared = logged[0].keys() & notebook["history"][0].keys() - {"seconds"}
+    assert len(shared) == 6 and len(logged) == len(notebook["history"]) == 5
+    for one, other in zip(logged, notebook["history"], strict=True):
+        assert {name: one[name] for name in shared} == {name: other[name] for name in shared}
+    assert logged[-1]["averaged loss"] == notebook["held_out"]["average"]["validation loss"]
+    assert logged[-1]["learning rate"] < logged[0]["learning rate"]
+
+
+@pytest.mark.usefixtures("small")
+def test_an_interrupted_recipe_continues_and_its_log_has_every_epoch(monkeypatch):
+    recipes.train("notebook", seed=0)
+    whole, save = read_history(), recipes.save_checkpoint
+    shutil.rmtree("runs")
+
+    def interrupt(path, config, history, **parts):
+        save(path, config, history, **parts)
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipes, "save_checkpoint", interrupt)
+        recipes.train("notebook", seed=0)
+    assert len(read_history()) == 2
+    steps = Mock(wraps=recipes.train_one_epoch)
+    monkeypatch.setattr(recipes, "train_one_epoch", steps)
+    recipes.train("notebook", seed=0)
+    assert [call.args[4] for call in steps.call_args_list] == [3, 4]
+    assert read_history() == whole
+    LOG.unlink()
+    recipes.train("notebook", seed=0)
+    assert read_history() == whole
 
 
 @pytest.mark.parametrize(

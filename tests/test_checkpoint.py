@@ -7,6 +7,7 @@ import pickle
 import resource
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -151,6 +152,15 @@ def test_broken_checkpoints_give_one_clear_error_and_change_nothing(fault, tmp_p
     assert str(path) in str(caught.value) and "weights_only" not in str(caught.value)
     assert (model[0].weight == 1).all()
     assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), MemoryError()])
+def test_a_whole_checkpoint_that_cannot_be_read_is_not_called_damaged(error, tmp_path, monkeypatch):
+    model = small_model()
+    resume(tmp_path / "checkpoint.pt", CONFIG, model=model)
+    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        resume(tmp_path / "checkpoint.pt", CONFIG, model=model)
 
 
 @contextmanager

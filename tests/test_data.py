@@ -69,7 +69,7 @@ def test_training_batches_are_whole_and_evaluation_is_in_order():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="lower the batch size"):
+    with pytest.raises(ValueError, match="take more or lower the batch size"):
         train_loader(IMAGES[:5], LABELS[:5], batch_size=8, seed=0)
     with pytest.raises(ValueError, match="no images"):
         eval_loader(IMAGES[:0], LABELS[:0])

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.faults.train import identical, small_model
 from utils.checkpoint import resume, save_checkpoint
@@ -66,6 +67,18 @@ def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
     assert names(drive) == ["full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
 
 
+def test_files_named_by_others_are_neither_deleted_nor_fetched(drive, tmp_path):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    others = ["full-epoch000 (1).pt", "full-epoch000-backup.pt", "full-epoch009 (1).pt"]
+    for name in others:
+        torch.save([], drive / name)
+    for epochs in range(4):
+        save_checkpoint(path, {}, [{}] * epochs, model=model)
+    assert names(drive) == sorted([*others, "full-epoch002.pt", "full-epoch003.pt"])
+    path.unlink()
+    assert len(resume(path, {}, model=model)) == 3
+
+
 def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, recwarn):
     drive.rmdir()
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
@@ -89,7 +102,31 @@ def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
 
         patch.setattr("shutil.copyfile", fail)
         save_checkpoint(path, {}, [{}] * 2, model=model)
-    assert len(resume(path, {}, model=model)) == 2
     assert names(drive) == ["full-epoch001.pt"]
-    save_checkpoint(path, {}, [{}] * 3, model=model)
-    assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]
+    assert len(resume(path, {}, model=model)) == 2
+    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
+
+
+def test_what_drive_has_whole_is_not_copied_again(drive, tmp_path, monkeypatch):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    save_checkpoint(path, {}, [{}], model=model)
+    (drive / "full-epoch001.pt").chmod(0o400)
+    assert len(resume(path, {}, model=model)) == 1
+    assert (drive / "full-epoch001.pt").stat().st_mode & 0o777 == 0o400
+    os.truncate(drive / "full-epoch001.pt", 10)
+    assert len(resume(path, {}, model=model)) == 1
+    assert (drive / "full-epoch001.pt").read_bytes() == path.read_bytes()
+
+
+def test_what_is_deleted_leaves_no_bytes_in_the_trash(drive, tmp_path, monkeypatch):
+    sizes, unlink = [], Path.unlink
+
+    def note(file: Path, **options):
+        if file.exists() and file.parent == drive:
+            sizes.append(file.stat().st_size)
+        unlink(file, **options)
+
+    monkeypatch.setattr(Path, "unlink", note)
+    for epochs in range(4):
+        save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * epochs, model=small_model())
+    assert sizes == [0, 0]

@@ -12,7 +12,6 @@ REAL, DRAWN = SimpleNamespace(name="CIFAR-10"), SimpleNamespace(name="drawn shap
 @pytest.fixture(autouse=True)
 def empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("S8_MODE", raising=False)
 
 
 @pytest.mark.parametrize(

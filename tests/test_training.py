@@ -69,6 +69,17 @@ def test_warms_up_in_the_first_epoch_only():
     assert warmup.last_epoch == len(loader)
 
 
+def test_an_evaluation_does_not_stop_the_statistics_of_a_batch_norm():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    loader, scaler = train_loader(IMAGES, LABELS, batch_size=20, seed=0), torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    for epoch in (1, 2):
+        train_one_epoch(model, loader, optimizer, scaler, epoch, torch.float32)
+        assert model[0].num_batches_tracked == epoch * len(loader)
+        evaluate(model, eval_loader(IMAGES, LABELS))
+    assert model[0].num_batches_tracked == 2 * len(loader)
+
+
 def test_the_average_takes_in_the_weights_of_every_step():
     model, loader = tiny_model(), train_loader(IMAGES, LABELS, batch_size=20, seed=0)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))

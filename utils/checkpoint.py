@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -65,6 +66,8 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before, history = saved["config"], saved["history"]
         state = {name: saved["state"][name] for name in parts}
+    except (PermissionError, MemoryError):  # which say what is wrong; the checkpoint may be whole
+        raise
     except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
         kind = type(error).__name__
         raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {mend}.") from None
@@ -79,16 +82,26 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         part.load_state_dict(state[name])
         getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
+    if drive:
+        with warning_of_drive():  # the last copy may have been interrupted
+            copy = name_copy(path, Path(drive), len(history))
+            if not copy.exists() or copy.stat().st_size != path.stat().st_size:
+                copy_to_drive(path, Path(drive), len(history))
     return history
 
 
+def name_copy(path: Path, drive: Path, epochs: int) -> Path:
+    """Return where on Drive the checkpoint's copy after so many epochs belongs."""
+    return drive / f"{path.parent.name}-epoch{epochs:03}.pt"
+
+
 def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
-    """Copy the checkpoint, named after its epochs, then delete the copies of fewer epochs, except the newest of them.
+    """Copy the checkpoint, then delete the copies of fewer epochs, except the newest of them.
 
     Drive may not have uploaded this one yet. Copies of more epochs are never deleted.
     """
-    copy = drive / f"{path.parent.name}-epoch{epochs:03}.pt"
-    earlier = [name for name in os.listdir(drive) if f"{path.parent.name}-epoch" <= name.lstrip(".") < copy.name]
+    copy = name_copy(path, drive, epochs)
+    earlier = [name for name in copies_on_drive(path, drive) if name.lstrip(".") < copy.name]
     write_atomically(copy, lambda name: shutil.copyfile(path, name))
     complete = sorted(name for name in earlier if not name.startswith("."))
     for name in {*earlier} - {*complete[-1:]}:
@@ -96,9 +109,15 @@ def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
         (drive / name).unlink()
 
 
+def copies_on_drive(path: Path, drive: Path) -> list[str]:
+    """Return the names of this run's copies, and of what a kill left of one; files named otherwise are not ours."""
+    ours = rf"\.?{re.escape(path.parent.name)}-epoch\d{{3}}\.pt(\.\d+)?"
+    return [name for name in os.listdir(drive) if re.fullmatch(ours, name)]
+
+
 def copy_from_drive(path: Path, drive: Path) -> None:
     """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
-    copies = sorted(name for name in os.listdir(drive) if name.startswith(f"{path.parent.name}-epoch"))
+    copies = sorted(name for name in copies_on_drive(path, drive) if not name.startswith("."))
     if copies and not path.exists():
         whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
         write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))

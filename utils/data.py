@@ -191,7 +191,9 @@ def train_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, seed: 
         ValueError: if there are fewer images than one batch holds.
     """
     if len(images) < batch_size:
-        raise ValueError(f"{len(images)} images are fewer than one batch of {batch_size}; lower the batch size")
+        raise ValueError(
+            f"{len(images)} images are fewer than one batch of {batch_size}; take more or lower the batch size"
+        )
     dataset = Batches(images, labels, augment=True)
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed)  # shuffles by seed + epoch
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
