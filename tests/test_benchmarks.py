@@ -5,11 +5,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks import cam_speed, recipes, train_speed
 from tests.faults.train import draw, small_model
@@ -39,10 +41,23 @@ def test_train_speed_times_both_ways(monkeypatch, tmp_path):
     assert "extrapolated" in results["method"] and "NOT CIFAR-10" in results["data"]
 
 
+def test_speeds_are_those_of_the_definitions():
+    results = train_speed.summarize([2.0], [1.0], [3.0], images=90)
+    assert (results["images/s"], results["seconds per epoch"], results["waiting for data (%)"]) == (45, 1_000, 50)
+    assert results["TFLOP/s"] == pytest.approx(45 * 5.745e9 / 1e12)
+
+
+def test_waiting_starts_at_zero_and_memory_is_in_megabytes(monkeypatch):
+    monkeypatch.setattr(train_speed, "DEVICE", torch.device("cpu"))
+    _, waited, memory = train_speed.measure(lambda *_: None, SimpleNamespace(waited=9.0), 0)
+    assert waited == 0 and 50 < memory < 50_000
+
+
 def test_cam_speed_compares_equal_maps(tmp_path):
     results = cam_speed.main(repeats=1, count=2)
     assert json.loads((tmp_path / "runs/cam_speed.json").read_text()) == results
     assert results["maps"] == 16 and results["largest difference"] < 1e-4
+    assert results["ratio"] == pytest.approx(results["seconds, one call a map"] / results["seconds, compute_cams"])
 
 
 def test_recipes_start_from_the_notebooks():
@@ -87,6 +102,43 @@ def test_more_images_leave_fewer_held_out(monkeypatch):
         monkeypatch.setenv("RECIPE_IMAGES", str(images))
         with pytest.raises(SystemExit, match=f"{images} of the 6000 images .* leave {6_000 - images} to hold out"):
             recipes.train("flip", seed=0)
+
+
+def test_a_seed_decides_weights_and_split_and_nothing_held_out_is_trained_on(monkeypatch):
+    weights, trained, held = [], [], []
+
+    def train(model, batches, *_):
+        weights.append(model[0].weight.detach().clone())
+        trained.append({image.tobytes() for image in batches.dataset.images})
+        return 0.0, 0.0
+
+    def evaluate(model, loader, dtype):
+        held.append({image.tobytes() for image in loader.dataset.images})
+        return 0.0, 0.0
+
+    for name, stub in (("build", lambda _: small_model()), ("train_one_epoch", train), ("evaluate", evaluate)):
+        monkeypatch.setattr(recipes, name, stub)
+    monkeypatch.setenv("RECIPE_EPOCHS", "1")
+    monkeypatch.setenv("RECIPE_IMAGES", "5000")
+    for seed in (0, 1):
+        recipes.train("flip", seed)
+    assert not torch.equal(*weights) and held[0] != held[-1]
+    assert trained[0].isdisjoint(held[0]) and trained[1].isdisjoint(held[-1])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimizers_get_the_recipes_rate_and_decay(name):
+    recipe = recipes.NOTEBOOK | recipes.RECIPES[name]
+    (group,) = recipes.make_optimizer(small_model(), recipe, torch.float32).param_groups
+    assert (group["lr"], group["weight_decay"]) == (recipe["rate"], recipe["weight decay"])
+
+
+def test_one_failed_run_of_two_is_a_failure(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["recipes", "flip", "0", "flip", "1"])
+    monkeypatch.setattr("subprocess.Popen", lambda command: SimpleNamespace(wait=lambda: int(command[-1])))
+    with pytest.raises(SystemExit) as caught:
+        recipes.main()
+    assert caught.value.code
 
 
 def test_zeros_in_the_last_scales_make_blocks_their_shortcuts():
@@ -209,7 +261,10 @@ def test_only_whole_runs_of_the_notebooks_recipe_are_tested(monkeypatch, tmp_pat
     monkeypatch.setenv("RECIPE_IMAGES", str(images))
     for slow in ("train_one_epoch", "evaluate"):
         monkeypatch.setattr(recipes, slow, lambda *_: (0.0, 0.0))
+    predict = Mock(wraps=recipes.predict)
+    monkeypatch.setattr(recipes, "predict", predict)
     recipes.train(name, seed=0)
+    assert [type(call.args[0]) for call in predict.call_args_list] == [AveragedModel] * tested
     (log,) = (tmp_path / "runs/recipes").glob("*.json")
     log = json.loads(log.read_text())
     assert 0 < log["test"]["accuracy"] < 100 if tested else "test" not in log

@@ -70,3 +70,11 @@ def test_the_published_weights_make_the_published_mistakes(cifar10):
     confidence, predicted = logits.softmax(1).max(1)
     assert not (predicted == labels).any()
     assert confidence.mean().item() == pytest.approx(results["confidence"]["shown"], abs=1e-3)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("name", check_weights.TOLERANCE)
+def test_every_figure_is_compared_both_ways(name, sign):
+    figures = dict.fromkeys(check_weights.TOLERANCE, 1.0)
+    with pytest.raises(ValueError, match=f"differ in {name};"):
+        check_weights.check_same_run(figures | {name: 1 + 2 * sign * check_weights.TOLERANCE[name]}, figures)

@@ -54,6 +54,12 @@ def test_another_configuration_names_what_differs(tmp_path):
         resume(tmp_path / "checkpoint.pt", CONFIG | {"learning rate": 0.2}, model=nn.Linear(3, 2))
 
 
+def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.serialization.location_tag", lambda _: "cuda:7")
+    save_checkpoint(tmp_path / "checkpoint.pt", {}, [{}], model=small_model())
+    assert len(resume(tmp_path / "checkpoint.pt", {}, model=small_model())) == 1
+
+
 def test_what_is_written_is_flushed_through_a_file_open_for_writing_as_windows_asks(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE))

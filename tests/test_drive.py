@@ -67,6 +67,17 @@ def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
     assert names(drive) == ["full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
 
 
+def test_an_epoch_saved_twice_keeps_the_one_before(drive, tmp_path):
+    for epochs in (1, 2, 2):
+        save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * epochs, model=small_model())
+    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
+
+
+def test_the_copy_of_another_mode_is_not_fetched(drive, tmp_path):
+    save_checkpoint(tmp_path / "smoke" / "checkpoint.pt", {}, [{}], model=small_model())
+    assert resume(tmp_path / "full" / "checkpoint.pt", {}, model=small_model()) == []
+
+
 def test_files_named_by_others_are_neither_deleted_nor_fetched(drive, tmp_path):
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
     others = ["full-epoch000 (1).pt", "full-epoch000-backup.pt", "full-epoch009 (1).pt"]

@@ -1,4 +1,6 @@
+import errno
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -43,12 +45,25 @@ def test_a_variable_overrides_the_mode(monkeypatch, mode):
 
 @pytest.mark.parametrize(
     "mode, data, message",
-    [("fast", REAL, "one of full"), ("full", DRAWN, "needs CIFAR-10"), ("explain", REAL, "results.json")],
+    [
+        ("fast", REAL, "one of full"),
+        ("full", DRAWN, "needs CIFAR-10"),
+        ("explain", REAL, "results.json"),
+        ("explain", DRAWN, "needs CIFAR-10"),
+    ],
 )
 def test_impossible_modes_are_refused(monkeypatch, mode, data, message):
     monkeypatch.setenv("S8_MODE", mode)
     with pytest.raises(ValueError, match=message):
         choose_mode(data)
+
+
+def test_weights_without_their_results_are_not_explained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for path, mode in ((WEIGHTS, "preview"), (RESULTS, "explain")):
+        path.parent.mkdir()
+        path.touch()
+        assert choose_mode(REAL)[0] == mode
 
 
 def test_only_a_full_run_writes_to_images():
@@ -59,4 +74,11 @@ def test_only_a_full_run_writes_to_images():
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "images").touch()
     with pytest.raises(OSError, match="cannot write to 'images'"):
+        output_folder("full")
+
+
+def test_a_read_only_folder_is_named(monkeypatch):
+    refusal = PermissionError(errno.EACCES, "Permission denied")  # made up, as root may write everywhere
+    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=refusal))
+    with pytest.raises(OSError, match="cannot write to 'images' .Permission denied"):
         output_folder("full")

@@ -134,3 +134,9 @@ def test_cells_lie_on_the_centres_of_their_stride_2_windows():
         cam = torch.rand(size, size)
         placed, stride = place_on_image(cam[None], 32)[0], 32 // size
         torch.testing.assert_close(placed[::stride, ::stride], cam)
+
+
+@pytest.mark.parametrize("size", [32, 16, 8])
+def test_a_zoomed_map_lies_where_the_map_does(size):
+    maps = torch.rand(1, size, size)
+    torch.testing.assert_close(place_on_image(maps, 32, zoom=3)[:, 1::3, 1::3], place_on_image(maps, 32))

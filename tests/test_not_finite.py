@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.faults.train import prepare, run
+from utils import training
 from utils.checkpoint import resume
 from utils.data import eval_loader
 from utils.standin import draw_shapes
@@ -59,6 +60,17 @@ def test_gradients_that_the_scaler_always_skips_are_named(tmp_path):
     with pytest.raises(FloatingPointError, match="epoch 3, step 10: a gradient is not finite; all weights are finite"):
         for epoch in range(3):
             train_one_epoch(model, train_batches, optimizer, scaler, epoch, torch.float32)
+
+
+def test_nan_ends_the_epoch_early(monkeypatch):
+    monkeypatch.setattr(training, "CHECK_EVERY", 2)
+    parts, (train_batches, _) = prepare("SGD", scaled=False)
+    model, passes = parts["model"], []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    model[8].register_forward_hook(poison(3, torch.nan))
+    with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
+        train_one_epoch(model, train_batches, parts["optimizer"], parts["scaler"], 0, torch.float32)
+    assert len(passes) == 4  # of 10
 
 
 def test_nan_in_logits_is_named():

@@ -28,3 +28,13 @@ def test_shows_headings_text_and_new_rows_and_keeps_a_failed_run(tmp_path, monke
     assert [cell.execution_count for cell in executed.cells[1:]] == [1, 2, 3]
     assert "ZeroDivisionError" in (tmp_path / "runs/S8_ResNet18_LayerNorm.html").read_text()
     assert run_notebook.NOTEBOOK.read_bytes() == committed
+
+
+def test_a_dead_kernel_keeps_what_was_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = [new_code_cell("print('done')"), new_code_cell("import os\nos.kill(os.getpid(), 9)")]
+    nbformat.write(new_notebook(cells=cells), run_notebook.NOTEBOOK)
+    with pytest.raises(SystemExit, match="died"):
+        run_notebook.main()
+    executed = nbformat.read(tmp_path / "runs" / run_notebook.NOTEBOOK.name, as_version=4)
+    assert executed.cells[0].outputs[0].text == "done\n"

@@ -69,6 +69,12 @@ def test_rotates_by_up_to_five_degrees():
     assert max(np.abs(angles)) < 5.3 and min(angles) < -3.5 and max(angles) > 3.5
 
 
+def test_rotation_fills_corners_by_reflection():
+    transform = seeded(augmentation())
+    transform.transforms = transform.transforms[3:]
+    assert all((transform(image=WHITE)["image"] == 255).all() for _ in range(20))
+
+
 def test_normalises_a_batch_as_eval_transform_does():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     one_by_one = torch.stack([eval_transform()(image=image)["image"] for image in images])

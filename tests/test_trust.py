@@ -53,6 +53,15 @@ def test_a_class_blind_map_is_caught():
     assert trust.rank_correlation(maps, torch.ones(3, 8, 8)).isnan().all()
 
 
+def test_more_images_than_a_batch_keep_their_own_classes(model, monkeypatch):
+    images = torch.randn(3, 3, 32, 32, generator=GENERATOR)
+    classes, others = torch.tensor([3, 0, 9]), torch.tensor([1, 2, 4])
+    whole = trust.explain(model, images, classes, others)
+    monkeypatch.setattr(trust, "BATCH", 2)
+    torch.testing.assert_close(trust.explain(model, images, classes, others), whole, atol=1e-4, rtol=0)
+    assert trust.probabilities(model, images).shape == (3, 10)
+
+
 def test_randomisation_replaces_the_parameters_from_the_last_layer_down(model):
     images = torch.randn(3, 3, 32, 32, generator=GENERATOR)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -176,6 +185,12 @@ def test_blurring_the_evidence_of_a_mistake_repairs_it(bright, evidence):
     assert right["good"].mean() == 1 and right["bad"].mean() == 0
 
 
+def test_no_more_than_a_quarter_is_blurred(bright, evidence):
+    second = {"another quarter first": evidence + 2 * evidence.flip(1, 2)}
+    right = trust.repaired(TopLeftBrightness(), bright, torch.zeros(6, dtype=torch.long), second)
+    assert right["another quarter first"].mean() == 0
+
+
 def test_baselines_are_noise_in_cells_a_blob_in_the_centre_and_edges():
     images = torch.zeros(2, 3, 32, 32)
     images[:, :, :, 16:] = 1
@@ -193,6 +208,13 @@ def test_stride_2_cells_lie_up_and_left_of_where_upsampling_draws_them(model):
     offsets = {layer: trust.cell_offset(model, images, layer) for layer in LAYERS}
     for layer, expected, exact in zip(LAYERS, (0, -0.5, -1.5, -1.5), (0.2, 0.2, 0.6, 0.6), strict=True):
         assert offsets[layer] == pytest.approx((expected, expected), abs=exact)
+
+
+def test_offsets_are_down_and_right():
+    model = nn.Sequential(nn.Conv2d(3, 1, (1, 3), padding=(0, 1)))
+    with torch.no_grad():
+        model[0].weight[..., :2] = 0  # sees the pixel on its right alone
+    assert trust.cell_offset(model, torch.rand(1, 3, 32, 32), "0") == pytest.approx((0, 1), abs=1e-3)
 
 
 def test_the_summary_marks_the_best_and_names_what_fails():
@@ -219,6 +241,21 @@ def test_the_summary_marks_the_best_and_names_what_fails():
     table = trust.summarize(measured, judged=["deletion"])
     assert not table.loc[blind, "fails"]
     assert trust.verdict(table, {}, 50).splitlines()[1] == f"- **{blind}** is not to be relied on (unclear: deletion)."
+
+
+@pytest.mark.parametrize(
+    "differences, fails, unclear",  # 2.5 and 1.5 standard errors on either side
+    [
+        ([0.3, 0.7], "", ""),
+        ([0.1, 0.5], "", "pointing"),
+        ([-0.1, -0.5], "", "pointing"),
+        ([-0.3, -0.7], "pointing", ""),
+    ],
+)
+def test_unclear_is_within_two_standard_errors(differences, fails, unclear):
+    values = {"Grad-CAM layer4": torch.tensor(differences), "random 4x4": torch.zeros(2)}
+    table = trust.summarize({"pointing": values}, judged=["pointing"])
+    assert table.loc["Grad-CAM layer4", ["fails", "unclear"]].tolist() == [fails, unclear]
 
 
 def test_no_map_is_best_where_all_are_constant():

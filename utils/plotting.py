@@ -105,7 +105,7 @@ def plot_curves(history: list[dict], title: str, average: dict[str, float]) -> F
 def plot_confusion(matrix: Tensor, classes: Sequence[str], title: str) -> Figure:
     """Show how many images of each true class (row) were predicted as each class (column); matrix (10, 10)."""
     figure, axis = plt.subplots(figsize=(7.2, 6.4), layout="constrained")
-    errors = matrix.clone().fill_diagonal_(0)
+    errors = matrix.clone().fill_diagonal_(0).numpy()
     axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, int(errors.max())))
     for (row, column), count in np.ndenumerate(matrix.numpy()):
         dark = row != column and count > errors.max() / 2
