@@ -83,9 +83,8 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
     if drive:
-        with warning_of_drive():  # the last copy may have been interrupted
-            copy = name_copy(path, Path(drive), len(history))
-            if not copy.exists() or copy.stat().st_size != path.stat().st_size:
+        with warning_of_drive():
+            if not name_copy(path, Path(drive), len(history)).exists():  # its copying was interrupted
                 copy_to_drive(path, Path(drive), len(history))
     return history
 
