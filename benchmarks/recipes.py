@@ -145,7 +145,6 @@ def train(name: str, seed: int) -> None:
     checkpoint, log_file = run / "checkpoint.pt", run.with_suffix(".json")
     history = resume(checkpoint, config, **parts)
     log = {"recipe": config, "environment": describe_environment(device), "history": history}
-    write_json(log_file, log)  # of the epoch before, too, if it was interrupted there
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         radius = recipe["radius"] if epoch >= epochs - recipe["sharpness-aware epochs"] else 0.0
@@ -159,8 +158,8 @@ def train(name: str, seed: int) -> None:
             row["averaged loss"], row["averaged accuracy"] = evaluate(average, held_out, dtype)
         history.append(row | {"seconds": time.perf_counter() - start})
         scheduler.step(row["validation loss"])
+        write_json(log_file, log)  # first, so that it never lacks an epoch
         save_checkpoint(checkpoint, config, history, **parts)
-        write_json(log_file, log)
         print(f"{name} {seed}: epoch {epoch + 1}, held-out accuracy {row['validation accuracy']:.2f} %", flush=True)
     if whole and name == "notebook":
         log["test"] = score(*predict(average, eval_loader(data.test_images, data.test_labels)))

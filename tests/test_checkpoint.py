@@ -160,12 +160,11 @@ def test_broken_checkpoints_give_one_clear_error_and_change_nothing(fault, tmp_p
     assert not list(tmp_path.rglob("ran"))
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), MemoryError()])
-def test_a_whole_checkpoint_that_cannot_be_read_is_not_called_damaged(error, tmp_path, monkeypatch):
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
     model = small_model()
     resume(tmp_path / "checkpoint.pt", CONFIG, model=model)
-    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=error))
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(PermissionError):
         resume(tmp_path / "checkpoint.pt", CONFIG, model=model)
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_the_copy_of_another_mode_is_not_fetched(drive, tmp_path):
 
 def test_files_named_by_others_are_neither_deleted_nor_fetched(drive, tmp_path):
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
-    others = ["full-epoch000 (1).pt", "full-epoch000-backup.pt", "full-epoch009 (1).pt"]
+    others = ["full-epoch000 (1).pt", "full-epoch000-backup.pt", "full-epoch009 (1).pt", "full-epoch009.pt.1"]
     for name in others:
         torch.save([], drive / name)
     for epochs in range(4):
@@ -114,8 +115,18 @@ def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
         patch.setattr("shutil.copyfile", fail)
         save_checkpoint(path, {}, [{}] * 2, model=model)
     assert names(drive) == ["full-epoch001.pt"]
-    assert len(resume(path, {}, model=model)) == 2
-    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
+    save_checkpoint(path, {}, [{}] * 3, model=model)
+    assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]
+
+
+def test_a_last_copy_that_failed_is_made_up_for(drive, tmp_path, monkeypatch):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.copyfile", Mock(side_effect=KeyboardInterrupt))
+        save_checkpoint(path, {}, [{}] * 40, model=model)
+    assert names(drive) == []
+    assert len(resume(path, {}, model=model)) == 40
+    assert names(drive) == ["full-epoch040.pt"]
 
 
 def test_what_drive_has_is_not_copied_again(drive, tmp_path):

@@ -129,7 +129,7 @@ def test_tabulates_the_other_fills(name, layer):
 def test_quotes_what_the_mean_colour_repairs():
     log = FILLS["mean colour"]
     repairs = {name: f"{mean:.2f}" for name, (mean, _) in log["trust"]["repair by predicted"].items()}
-    assert f"in place of the blur ({repairs['Grad-CAM layer4']} and {repairs['random 4x4']})." in TEXT
+    assert f"in place of the blur ({repairs['Grad-CAM layer4']} against {repairs['random 4x4']})." in TEXT
     assert max(repairs, key=repairs.get) == "Grad-CAM layer2"
     most = f"`layer2` repairs the most mistakes ({repairs['Grad-CAM layer2']}, `layer3` {repairs['Grad-CAM layer3']})."
     assert most in TRUST
@@ -166,8 +166,8 @@ def test_quotes_the_maps_of_the_other_seeds():
     marked, random = ([results["trust"][repair][map_][0] for results in SEEDS] for map_ in (name, "random 4x4"))
     figures = f"{marked[1]:.2f} and {marked[2]:.2f}"
     assert [f"{share:.2f}" for share in random[1:]] == ["0.23", "0.23"]
-    assert f"clearly repairs more than blurring random cells does ({marked[0]:.2f} and {random[0]:.2f});" in TEXT
-    assert f"in seeds 1 and 2 that is unclear ({figures}, random cells 0.23 both times)" in TEXT
+    assert f"clearly repairs more than blurring random cells does ({marked[0]:.2f} against {random[0]:.2f});" in TEXT
+    assert f"in seeds 1 and 2 that is unclear ({figures} against 0.23 both times)" in TEXT
     assert f"repairs {figures} of the mistakes, blurring random cells 0.23 both times" in TRUST
     assert f"In the published network it is {marked[0]:.2f} and {random[0]:.2f}." in TRUST
     _, mean, error = lead(marked, random)

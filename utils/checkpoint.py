@@ -66,7 +66,7 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before, history = saved["config"], saved["history"]
         state = {name: saved["state"][name] for name in parts}
-    except (PermissionError, MemoryError):  # which say what is wrong; the checkpoint may be whole
+    except PermissionError:  # says what is wrong; the checkpoint may be whole
         raise
     except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
         kind = type(error).__name__
@@ -110,8 +110,8 @@ def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
 
 def copies_on_drive(path: Path, drive: Path) -> list[str]:
     """Return the names of this run's copies, and of what a kill left of one; files named otherwise are not ours."""
-    ours = rf"\.?{re.escape(path.parent.name)}-epoch\d{{3}}\.pt(\.\d+)?"
-    return [name for name in os.listdir(drive) if re.fullmatch(ours, name)]
+    copy = re.escape(path.parent.name) + r"-epoch\d{3}\.pt"
+    return [name for name in os.listdir(drive) if re.fullmatch(rf"{copy}|\.{copy}\.\d+", name)]
 
 
 def copy_from_drive(path: Path, drive: Path) -> None:
