@@ -114,6 +114,7 @@ def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
 
         patch.setattr("shutil.copyfile", fail)
         save_checkpoint(path, {}, [{}] * 2, model=model)
+        assert len(resume(path, {}, model=model)) == 2
     assert names(drive) == ["full-epoch001.pt"]
     save_checkpoint(path, {}, [{}] * 3, model=model)
     assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]
