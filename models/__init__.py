@@ -1,3 +1,3 @@
-from models.resnet import ResNet18
+from models.resnet import GroupNorm, ResNet18
 
-__all__ = ["ResNet18"]
+__all__ = ["GroupNorm", "ResNet18"]

@@ -1,13 +1,6 @@
 """Checkpoints that survive an interruption at any moment, and the weights that are published."""
 
-import json
 import os
-import re
-import shutil
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,21 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-
-def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`: readers see the old file or the new, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*"):  # by a kill
-        left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(str(temporary))
-        with open(temporary, "r+b") as written:  # Windows flushes only what may be written
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from utils.drive import copy_from_drive, copy_to_drive, name_copy, warning_of_drive
+from utils.files import write_atomically
 
 
 def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> None:
@@ -89,49 +69,6 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     return history
 
 
-def name_copy(path: Path, drive: Path, epochs: int) -> Path:
-    """Return where on Drive the checkpoint's copy after so many epochs belongs."""
-    return drive / f"{path.parent.name}-epoch{epochs:03}.pt"
-
-
-def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
-    """Copy the checkpoint, then delete the copies of fewer epochs, except the newest of them.
-
-    Drive may not have uploaded this one yet. Copies of more epochs are never deleted.
-    """
-    copy = name_copy(path, drive, epochs)
-    earlier = [name for name in copies_on_drive(path, drive) if name.lstrip(".") < copy.name]
-    write_atomically(copy, lambda name: shutil.copyfile(path, name))
-    complete = sorted(name for name in earlier if not name.startswith("."))
-    for name in {*earlier} - {*complete[-1:]}:
-        os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
-        (drive / name).unlink()
-
-
-def copies_on_drive(path: Path, drive: Path) -> list[str]:
-    """Return the names of this run's copies, and of what a kill left of one; files named otherwise are not ours."""
-    copy = re.escape(path.parent.name) + r"-epoch\d{3}\.pt"
-    return [name for name in os.listdir(drive) if re.fullmatch(rf"{copy}|\.{copy}\.\d+", name)]
-
-
-def copy_from_drive(path: Path, drive: Path) -> None:
-    """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
-    copies = sorted(name for name in copies_on_drive(path, drive) if not name.startswith("."))
-    if copies and not path.exists():
-        whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
-        write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))
-
-
-@contextmanager
-def warning_of_drive() -> Iterator[None]:
-    """Turn a failure of Google Drive into a warning."""
-    try:
-        yield
-    except OSError as error:
-        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints are neither copied there nor fetched"
-        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
-
-
 def save_weights(path: Path, model: nn.Module) -> None:
     """Publish the model's weights as float16 safetensors."""
     weights = {name: weight.detach().half().cpu().contiguous() for name, weight in model.state_dict().items()}
@@ -166,8 +103,3 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if wrong := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise ValueError(f"'{path}' holds NaN or infinity in {wrong[0]}: check out the file again")
     model.load_state_dict(weights)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
-    write_atomically(path, lambda name: Path(name).write_text(json.dumps(content, indent=1)))

@@ -1,4 +1,4 @@
-"""CIFAR-10, verified and held in memory; a stratified held-out part; loaders whose batches repeat for a seed."""
+"""CIFAR-10, verified and held in memory; a stratified split; loaders whose batches repeat for a seed."""
 
 import os
 import random
@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from utils.standin import SHAPES, draw_shapes
-from utils.transforms import CLASSES, augmentation, normalize
+from utils.transforms import CLASSES, A, augmentation, normalize
 
 MIRRORS = (
     CIFAR10.url,  # the original host, often slow or down
@@ -160,16 +160,26 @@ def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
+def split(labels: np.ndarray, train_images: int, validation_images: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw disjoint, sorted indices of so many training and validation images, the same number from every class.
+
+    Raises:
+        ValueError: if the labels (N,) do not suffice for both.
+    """
+    validation = stratified_sample(labels, validation_images, seed)
+    rest = np.setdiff1d(np.arange(len(labels)), validation)
+    return rest[stratified_sample(labels[rest], train_images, seed)], validation
+
+
 class Batches(Dataset):
-    """Whole batches of normalised images (N, 3, 32, 32) and labels (N,), augmented where asked.
+    """Whole batches of normalized images (N, 3, 32, 32) and labels (N,), augmented where asked.
 
     A batch's random numbers are seeded by the indices in it. So they differ between batches and, as the order is
     shuffled, between epochs; and they are the same whichever worker draws the batch, and in a resumed run.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: bool):
-        self.images, self.labels = images, labels
-        self.augment = augmentation() if augment else None
+    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: A.Compose | None = None):
+        self.images, self.labels, self.augment = images, labels, augment
 
     def __len__(self) -> int:
         return len(self.images)
@@ -184,7 +194,9 @@ class Batches(Dataset):
         return normalize(images), torch.from_numpy(self.labels[indices])
 
 
-def train_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, workers: int = 0) -> DataLoader:
+def train_loader(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, *, seed: int, workers: int = 0, flip: bool = False
+) -> DataLoader:
     """Load shuffled, augmented batches, all of one size; call `loader.sampler.set_epoch` before each epoch.
 
     Raises:
@@ -194,7 +206,7 @@ def train_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, seed: 
         raise ValueError(
             f"{len(images)} images are fewer than one batch of {batch_size}; take more or lower the batch size"
         )
-    dataset = Batches(images, labels, augment=True)
+    dataset = Batches(images, labels, augmentation(flip))
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed)  # shuffles by seed + epoch
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
 
@@ -207,7 +219,7 @@ def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -
     """
     if not len(images):
         raise ValueError("no images to evaluate")
-    return _loader(Batches(images, labels, augment=False), batch_size, workers=0)
+    return _loader(Batches(images, labels), batch_size, workers=0)
 
 
 def _loader(dataset: Batches, batch_size: int, workers: int, **options) -> DataLoader:

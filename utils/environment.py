@@ -2,17 +2,24 @@
 
 import os
 import platform
+import subprocess
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from utils.check_weights import RESULTS, WEIGHTS
 from utils.data import ImageData
+from utils.files import RESULTS, WEIGHTS
 
 MODES = ("full", "explain", "preview", "smoke")
 PACKAGES = ("torch", "torchvision", "albumentations", "torchcam", "numpy", "matplotlib")
+
+
+def choose_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU, with float32 meaning float32; training has mixed precision."""
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_mode(data: ImageData) -> tuple[str, str]:
@@ -55,6 +62,29 @@ def output_folder(mode: str) -> Path:
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Return the versions and the device that a result depends on."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"device": name, "python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    """Return the device, the versions and the commit that a result depends on."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        kind = "AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability()
+        name = f"CPU, {torch.get_num_threads()} threads, {kind}"
+    return {"device": name, "python": platform.python_version(), "commit": current_commit()} | {
+        package: version(package) for package in PACKAGES
+    }
+
+
+def current_commit() -> str:
+    """Return the commit that is checked out, with a + if files differ from it; "unknown" outside a clone."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def worker_count(device: torch.device) -> int:
+    """Return how many processes augment images: none beside a CPU that trains, which needs every core itself."""
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(8, cores)  # what 8 hold ready fits in 64 MB of shared memory

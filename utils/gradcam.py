@@ -18,7 +18,7 @@ def grad_cam_pp_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     alpha_ij = g^2 / (2 g^2 + g^3 sum_ab A_ab)  and  w_k = sum_ij alpha_ij relu(g), to which only g > 0 contributes.
     torchcam 0.5.0 never divides (`alpha[mask].div_` changes a copy), so its weights are sum_ij relu(g)^3.
     Eq. 19 takes S as piecewise linear in A. So it is for layer4, which is averaged and classified, but layer
-    normalisation between A and S adds second derivatives, which are left out here as everywhere.
+    normalization between A and S adds second derivatives, which are left out here as everywhere.
     """
     positive = gradients.relu()
     denominator = 2 + positive * activations.sum((2, 3), keepdim=True)  # both sides of alpha divided by g^2
@@ -38,7 +38,7 @@ def compute_cams(
     both methods weigh the same gradients: all layers and images take one forward and one backward pass.
 
     Args:
-        images: normalised, (N, 3, 32, 32), on the model's device.
+        images: normalized, (N, 3, 32, 32), on the model's device.
         class_indices: the N classes to explain.
         against: N other classes; then the difference of the two scores is explained, the contrast between them.
 
@@ -87,7 +87,7 @@ def check_request(model: nn.Module, images: Tensor, requests: Sequence[list[int]
         if len(classes) != len(images):
             raise ValueError(f"{len(images)} images need as many class indices, got {len(classes)}")
     if not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity; normalise finite pixels")
+        raise ValueError("the images hold NaN or infinity; normalize finite pixels")
 
 
 def scale_to_unit(maps: Tensor) -> Tensor:

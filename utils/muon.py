@@ -13,17 +13,17 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # five iterations bring what exceeds 
 class Muon(torch.optim.AdamW):
     """Give every convolution but the one that sees pixels an orthogonal update, and all other parameters AdamW's.
 
-    With gradient g and rate r, M <- M + 0.05 (g - M) and W <- (1 - r decay) W - r U, where U is `orthogonalize` of
-    the Nesterov momentum g + 0.95 (M - g), seen as a matrix (out, in * height * width). U is not scaled by the
-    matrix's shape. AdamW does without decay.
+    With gradient g and learning rate r, M <- M + 0.05 (g - M) and W <- (1 - r decay) W - r U, where U is
+    `orthogonalize` of the Nesterov momentum g + 0.95 (M - g), seen as a matrix (out, in * height * width). U is not
+    scaled by the matrix's shape. AdamW does without decay.
     """
 
-    def __init__(self, model: nn.Module, rate: float, adamw_rate: float, weight_decay: float, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, lr: float, adamw_lr: float, weight_decay: float, dtype: torch.dtype):
         matrices, others = [], []
         for weight in model.parameters():
             (matrices if weight.ndim == 4 and weight.shape[1] > 3 else others).append(weight)
-        orthogonal = {"params": matrices, "lr": rate, "weight_decay": weight_decay}
-        super().__init__([orthogonal, {"params": others, "lr": adamw_rate, "weight_decay": 0.0}])
+        orthogonal = {"params": matrices, "lr": lr, "weight_decay": weight_decay}
+        super().__init__([orthogonal, {"params": others, "lr": adamw_lr, "weight_decay": 0.0}])
         self.dtype = dtype
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The assignment's augmentation, and normalisation with CIFAR-10's own statistics."""
+"""The assignment's augmentation, and normalization with CIFAR-10's own statistics."""
 
 import os
 
@@ -32,26 +32,31 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
 
 
-def augmentation() -> A.Compose:
-    """Crop, cut out and rotate an image: uint8 (32, 32, 3) to uint8 (32, 32, 3), every step on every image."""
+def augmentation(flip: bool = False) -> A.Compose:
+    """Crop, cut out and rotate an image: uint8 (32, 32, 3) to uint8 (32, 32, 3), every step on every image.
+
+    Where asked, half of the images are flipped first.
+    """
     return A.Compose(
         [
+            *([A.HorizontalFlip(p=0.5)] if flip else []),
             A.Pad(4),
             A.RandomCrop(32, 32),
             A.CoarseDropout(
                 num_holes_range=(1, 1),
                 hole_height_range=(16, 16),
                 hole_width_range=(16, 16),
-                fill=tuple(round(255 * mean) for mean in CIFAR10_MEAN),  # 0 after normalisation
+                fill=tuple(round(255 * mean) for mean in CIFAR10_MEAN),  # 0 after normalization
                 p=1.0,
             ),
             A.Rotate(limit=5, border_mode=cv2.BORDER_REFLECT_101, p=1.0),
-        ]
+        ],
+        strict=True,  # else another package of albumentations' import name only warns of what it ignores
     )
 
 
 def eval_transform() -> A.Compose:
-    """Normalise an image: uint8 (32, 32, 3) to a float tensor (3, 32, 32)."""
+    """Normalize an image: uint8 (32, 32, 3) to a float tensor (3, 32, 32)."""
     return A.Compose([A.Normalize(CIFAR10_MEAN, CIFAR10_STD), ToTensorV2()])
 
 

@@ -1,0 +1,55 @@
+"""Copies of checkpoints on a mounted Google Drive, so that a lost Colab session continues."""
+
+import os
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.files import write_atomically
+
+
+def name_copy(path: Path, drive: Path, epochs: int) -> Path:
+    """Return where on Drive the checkpoint's copy after so many epochs belongs."""
+    return drive / f"{path.parent.name}-epoch{epochs:03}.pt"
+
+
+def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
+    """Copy the checkpoint, then delete the copies of fewer epochs, except the newest of them.
+
+    Drive may not have uploaded this one yet. Copies of more epochs are never deleted.
+    """
+    copy = name_copy(path, drive, epochs)
+    earlier = [name for name in copies_on_drive(path, drive) if name.lstrip(".") < copy.name]
+    write_atomically(copy, lambda name: shutil.copyfile(path, name))
+    complete = sorted(name for name in earlier if not name.startswith("."))
+    for name in {*earlier} - {*complete[-1:]}:
+        os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
+        (drive / name).unlink()
+
+
+def copies_on_drive(path: Path, drive: Path) -> list[str]:
+    """Return the names of this run's copies, and of what a kill left of one; files named otherwise are not ours."""
+    copy = re.escape(path.parent.name) + r"-epoch\d{3}\.pt"
+    return [name for name in os.listdir(drive) if re.fullmatch(rf"{copy}|\.{copy}\.\d+", name)]
+
+
+def copy_from_drive(path: Path, drive: Path) -> None:
+    """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
+    copies = sorted(name for name in copies_on_drive(path, drive) if not name.startswith("."))
+    if copies and not path.exists():
+        whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
+        write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))
+
+
+@contextmanager
+def warning_of_drive() -> Iterator[None]:
+    """Turn a failure of Google Drive into a warning."""
+    try:
+        yield
+    except OSError as error:
+        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints are neither copied there nor fetched"
+        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
