@@ -1,10 +1,10 @@
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from utils.data import cifar10_root, eval_loader, load_data, stratified_sample, train_loader
+from utils.data import eval_loader, split, stratified_sample, train_loader
 from utils.standin import SHAPES, draw_shapes
 
 IMAGES, LABELS, _ = draw_shapes(240, seed=0)
@@ -85,6 +85,18 @@ def test_stratified_sample_is_even_and_seeded():
             stratified_sample(LABELS, count, seed=0)
 
 
+def test_the_split_is_even_and_disjoint():
+    train, validation = split(LABELS, 160, 40, seed=0)
+    assert len({*train, *validation}) == 200
+    assert np.bincount(LABELS[train]).tolist() == [16] * 10 and np.bincount(LABELS[validation]).tolist() == [4] * 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere fork is unsafe or missing")
+def test_workers_share_the_images_by_fork():
+    loader = train_loader(IMAGES, LABELS, batch_size=32, seed=0, workers=1)
+    assert loader.multiprocessing_context.get_start_method() == "fork"
+
+
 def test_the_standin_is_deterministic_and_its_masks_show_the_shapes():
     images, labels, masks = draw_shapes(40, seed=3)
     again = draw_shapes(40, seed=3)
@@ -93,25 +105,6 @@ def test_the_standin_is_deterministic_and_its_masks_show_the_shapes():
     for image, mask in zip(images, masks, strict=True):
         assert 20 < mask.sum() < 600
         assert np.abs(image[mask].mean(0) - image[~mask].mean(0)).max() > 20
-
-
-def test_the_standin_says_what_it_is(monkeypatch):
-    monkeypatch.setenv("S8_DATA", "standin")
-    data = load_data()
-    assert "NOT CIFAR-10" in data.name and len(data.train_images) == 6_000
-
-
-def test_unknown_data_is_refused(monkeypatch):
-    monkeypatch.setenv("S8_DATA", "cifar100")
-    with pytest.raises(ValueError, match="auto, cifar10 or standin"):
-        load_data()
-
-
-def test_the_folder_may_begin_with_a_tilde_or_be_left_empty(monkeypatch):
-    monkeypatch.setenv("CIFAR10_ROOT", "~/images")
-    assert cifar10_root() == Path.home() / "images"
-    monkeypatch.setenv("CIFAR10_ROOT", "")
-    assert cifar10_root() == Path("data")
 
 
 def test_real_cifar10_is_whole(cifar10):

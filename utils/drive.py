@@ -3,13 +3,38 @@
 import os
 import re
 import shutil
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.environment import read_variable
 from utils.files import write_atomically
+
+
+def check_drive() -> Path | None:
+    """Return the folder that `S8_DRIVE` names, None where it is unset; raise a ValueError if it cannot be used."""
+    if not (drive := read_variable("S8_DRIVE")):
+        return None
+    try:
+        tempfile.TemporaryFile(dir=drive).close()
+    except OSError as error:
+        reason = f"S8_DRIVE={drive!r} cannot be written to ({error.strerror})"
+        raise ValueError(f"{reason}: mount Drive, make the folder, or unset S8_DRIVE") from None
+    return Path(drive)
+
+
+@contextmanager
+def warning_of_drive() -> Iterator[None]:
+    """Turn a failure of Google Drive into a warning."""
+    try:
+        yield
+    except OSError as error:
+        name = f"S8_DRIVE={read_variable('S8_DRIVE')!r}"
+        message = f"{name} fails ({error.strerror or error}): checkpoints are neither copied there nor fetched"
+        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
 
 
 def name_copy(path: Path, drive: Path, epochs: int) -> Path:
@@ -17,6 +42,7 @@ def name_copy(path: Path, drive: Path, epochs: int) -> Path:
     return drive / f"{path.parent.name}-epoch{epochs:03}.pt"
 
 
+@warning_of_drive()
 def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
     """Copy the checkpoint, then delete the copies of fewer epochs, except the newest of them.
 
@@ -37,19 +63,10 @@ def copies_on_drive(path: Path, drive: Path) -> list[str]:
     return [name for name in os.listdir(drive) if re.fullmatch(rf"{copy}|\.{copy}\.\d+", name)]
 
 
+@warning_of_drive()
 def copy_from_drive(path: Path, drive: Path) -> None:
     """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
     copies = sorted(name for name in copies_on_drive(path, drive) if not name.startswith("."))
     if copies and not path.exists():
         whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
         write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))
-
-
-@contextmanager
-def warning_of_drive() -> Iterator[None]:
-    """Turn a failure of Google Drive into a warning."""
-    try:
-        yield
-    except OSError as error:
-        message = f"S8_DRIVE fails ({error.strerror or error}): checkpoints are neither copied there nor fetched"
-        warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once

@@ -1,42 +1,78 @@
-"""What this run may do and where it writes: mode, output folder, versions."""
+"""What this run may do and where it writes: variables, mode, sizes, folders, versions."""
 
 import os
 import platform
+import re
+import socket
 import subprocess
+import sys
 import tempfile
-from importlib.metadata import version
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
 
-from utils.data import ImageData
 from utils.files import RESULTS, WEIGHTS
 
-MODES = ("full", "explain", "preview", "smoke")
+VARIABLES = ("S8_MODE", "S8_SMOKE", "S8_DATA", "S8_DRIVE")
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 PACKAGES = ("torch", "torchvision", "albumentations", "torchcam", "numpy", "matplotlib")
+LOCKS = {}  # open files by their path, held until this process ends
 
 
-def choose_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU, with float32 meaning float32; training has mixed precision."""
-    torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@dataclass(frozen=True)
+class Sizes:
+    """How many test images a mode looks at, and on how many of them and of their errors it checks the maps."""
+
+    test_images: int
+    trust_images: int
+    trust_errors: int
 
 
-def choose_mode(data: ImageData) -> tuple[str, str]:
-    """Return the mode of this run and why: `S8_MODE` decides, else what is at hand.
+SIZES = {
+    "full": Sizes(10_000, 1_000, 5_000),
+    "explain": Sizes(10_000, 60, 150),
+    "preview": Sizes(10_000, 60, 150),
+    "smoke": Sizes(200, 4, 20),
+}
 
-    Raises:
-        ValueError: if `S8_MODE` is unknown, or needs CIFAR-10 or weights that are not there.
-    """
-    real, trained = data.name == "CIFAR-10", WEIGHTS.exists() and RESULTS.exists()
-    if chosen := os.environ.get("S8_MODE"):
-        if chosen not in MODES:
-            raise ValueError(f"S8_MODE={chosen!r} is unknown; use one of {', '.join(MODES)}")
-        if chosen in ("full", "explain") and not real:
-            raise ValueError(f"S8_MODE={chosen} needs CIFAR-10, not {data.name}: unset it, or get CIFAR-10")
-        if chosen == "explain" and not trained:
+
+def read_variable(name: str) -> str:
+    """Return an environment variable without spaces and quotes around it, `~` and `$NAME` expanded, "" where unset."""
+    value = os.path.expandvars(os.path.expanduser(os.environ.get(name, "").strip(" \t\r\n'\"")))
+    if value.startswith(("~", "$")):
+        raise ValueError(f"{name}={value!r} cannot be expanded: give the whole path")
+    return value
+
+
+def read_choice(name: str, choices: Iterable[str]) -> str:
+    """Return the choice that a variable names, in any case and with any hyphens, "" where it is unset; else raise."""
+    value = read_variable(name)
+    chosen = re.sub(r"[\s_-]", "", value).lower()
+    if value and chosen not in choices:
+        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(choices)}")
+    return chosen
+
+
+def requested_mode() -> str:
+    """Return the mode that `S8_MODE` or `S8_SMOKE` asks for, "" where neither does; raise where one is misspelled."""
+    if unknown := [name for name in os.environ if name.startswith("S8_") and name not in VARIABLES]:
+        raise ValueError(f"{unknown[0]}={os.environ[unknown[0]]!r} is unknown: there are {', '.join(VARIABLES)}")
+    mode = read_choice("S8_MODE", SIZES)
+    return "smoke" if read_choice("S8_SMOKE", ON + OFF) in ON else mode
+
+
+def choose_mode(data_name: str) -> tuple[str, str]:
+    """Return the mode of this run and why; raise a ValueError if the requested one needs what is not there."""
+    real, trained = data_name == "CIFAR-10", WEIGHTS.exists() and RESULTS.exists()
+    if mode := requested_mode():
+        if mode in ("full", "explain") and not real:
+            raise ValueError(f"S8_MODE={mode} needs CIFAR-10, not {data_name}: unset it, or get CIFAR-10")
+        if mode == "explain" and not trained:
             raise ValueError(f"S8_MODE=explain needs '{WEIGHTS}' and '{RESULTS}': unset S8_MODE")
-        return chosen, f"S8_MODE={chosen}"
+        return mode, f"S8_MODE={mode}"
     if not real:
         return "preview", "there is no CIFAR-10"
     if torch.cuda.is_available():
@@ -46,45 +82,80 @@ def choose_mode(data: ImageData) -> tuple[str, str]:
     return "preview", "PyTorch finds no GPU, and there are no trained weights"
 
 
-def output_folder(mode: str) -> Path:
-    """Return the folder that figures and results go to, made and writable: images/ for a full run, else runs/MODE/.
+def choose_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU, with float32 meaning float32; training has mixed precision."""
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    Raises:
-        OSError: if it cannot be written to, before any time is spent on training.
-    """
-    folder = Path("images") if mode == "full" else Path("runs") / mode
+
+def worker_count(device: torch.device) -> int:
+    """Return how many processes augment images: none beside a CPU that trains, which needs every core itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if device.type == "cpu" else min(8, cores)  # what 8 hold ready fits in 64 MB of shared memory
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder where it is missing; raise an OSError that names it where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"cannot write to '{folder}' ({error.strerror}): make it a writable folder") from error
-    return folder
+
+
+def output_folder(mode: str) -> Path:
+    """Lock runs/MODE/; return it, or images/ for a full run, once every folder that the run needs is writable."""
+    run, images = Path("runs", mode), Path("images")
+    for folder in (run, images, WEIGHTS.parent) if mode == "full" else (run,):
+        check_writable(folder)
+    lock(run)
+    if mode == "smoke":  # which always begins anew
+        (run / "checkpoint.pt").unlink(missing_ok=True)
+    return images if mode == "full" else run
+
+
+def lock(folder: Path) -> None:
+    """Keep other processes from the folder until this one ends; raise a RuntimeError that names who already does."""
+    path = folder.resolve() / ".lock"
+    if path in LOCKS or sys.platform == "win32":
+        return
+    import fcntl  # which Windows lacks
+
+    file = open(path, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RuntimeError(f"'{folder}' is in use by {path.read_text()}: let it end, or stop it") from None
+    except OSError:  # a file system without locks
+        return
+    file.truncate(0)
+    print(f"process {os.getpid()} on {socket.gethostname()}", end="", file=file, flush=True)
+    os.register_at_fork(after_in_child=file.close)  # else its workers would keep the lock for a while
+    LOCKS[path] = file
+
+
+def check_versions() -> None:
+    """Raise a RuntimeError if albumentations is not 2.0.8: AlbumentationsX has its import name, but other ranges."""
+    found = find_versions(("albumentations", "albumentationsx"))
+    if found != {"albumentations": "2.0.8"}:
+        advice = "pip uninstall -y albumentationsx albumentations && pip install albumentations==2.0.8"
+        raise RuntimeError(f"albumentations 2.0.8 is needed, here is {found or 'none'}: {advice}, then restart")
+
+
+def find_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed, by name."""
+    return {name: found.version for name in packages for found in reversed([*distributions(name=name)])}
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Return the device, the versions and the commit that a result depends on."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        kind = "AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability()
-        name = f"CPU, {torch.get_num_threads()} threads, {kind}"
-    return {"device": name, "python": platform.python_version(), "commit": current_commit()} | {
-        package: version(package) for package in PACKAGES
-    }
-
-
-def current_commit() -> str:
-    """Return the commit that is checked out, with a + if files differ from it; "unknown" outside a clone."""
+    """Return what a result depends on: the device, the versions, and the commit, with a + if files differ from it."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    kind = "AMX" if amx else torch.backends.cpu.get_cpu_capability()
+    cpu = f"CPU, {torch.get_num_threads()} threads, {kind}"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def worker_count(device: torch.device) -> int:
-    """Return how many processes augment images: none beside a CPU that trains, which needs every core itself."""
-    if device.type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(8, cores)  # what 8 hold ready fits in 64 MB of shared memory
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # without git, or outside a clone
+        commit = "unknown"
+    return {"device": name, "python": platform.python_version(), "commit": commit} | find_versions(PACKAGES)
