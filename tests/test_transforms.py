@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy.ndimage import label
 
@@ -21,7 +22,7 @@ def seeded(transform, seed=0):
     return transform
 
 
-def test_cuts_out_one_square_of_the_mean_colour():
+def test_cuts_out_one_square_of_the_mean_color():
     transform = seeded(train_transform())
     for _ in range(50):
         image = transform(image=WHITE)["image"]
@@ -53,7 +54,7 @@ def test_never_flips():
     transform = seeded(augmentation())
     for _ in range(100):
         image = transform(image=left)["image"]
-        assert image[:, 17:].max() <= 125  # black, or the cutout's mean colour
+        assert image[:, 17:].max() <= 125  # black, or the cutout's mean color
 
 
 def test_rotates_by_up_to_five_degrees():
@@ -75,8 +76,10 @@ def test_rotation_fills_corners_by_reflection():
     assert all((transform(image=WHITE)["image"] == 255).all() for _ in range(20))
 
 
-def test_normalises_a_batch_as_eval_transform_does():
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+def test_normalizes_a_batch_as_eval_transform_does():
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
+    mirrored = images[:, :, ::-1]
+    assert torch.equal(normalize(mirrored), normalize(images).flip(3))
     one_by_one = torch.stack([eval_transform()(image=image)["image"] for image in images])
     torch.testing.assert_close(normalize(images), one_by_one, atol=1e-5, rtol=1e-5)
     assert normalize(images).is_contiguous(memory_format=torch.channels_last)
@@ -92,3 +95,9 @@ def test_pixel_statistics_are_numpys():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     pixels = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(pixel_statistics(images), (pixels.mean(0), pixels.std(0)))
+
+
+@pytest.mark.parametrize("images", [WHITE[None] / 255, WHITE, WHITE[None, ..., :1], torch.tensor(WHITE)[None], [WHITE]])
+def test_normalizes_only_batches_of_bytes(images):
+    with pytest.raises(ValueError, match=r"uint8 .*\(N, H, W, 3\)"):
+        normalize(images)

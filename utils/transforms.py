@@ -1,6 +1,9 @@
-"""The assignment's augmentation, and normalization with CIFAR-10's own statistics."""
+"""The assignment's augmentation, normalization with CIFAR-10's own statistics, and pictures from any file."""
 
 import os
+import warnings
+from io import BytesIO
+from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # spares a network call on import
 
@@ -9,9 +12,11 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from albumentations.pytorch import ToTensorV2  # noqa: E402
+from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 cv2.setNumThreads(0)  # 32x32 images are too small to share between threads
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -33,10 +38,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmentation(flip: bool = False) -> A.Compose:
-    """Crop, cut out and rotate an image: uint8 (32, 32, 3) to uint8 (32, 32, 3), every step on every image.
-
-    Where asked, half of the images are flipped first.
-    """
+    """Crop, cut out and rotate every image, uint8 (32, 32, 3); where asked, flip half of them first."""
     return A.Compose(
         [
             *([A.HorizontalFlip(p=0.5)] if flip else []),
@@ -61,13 +63,16 @@ def eval_transform() -> A.Compose:
 
 
 def train_transform() -> A.Compose:
-    """Augment and normalise an image: uint8 (32, 32, 3) to a float tensor (3, 32, 32)."""
-    return A.Compose([*augmentation().transforms, *eval_transform().transforms])
+    """Augment and normalize an image: uint8 (32, 32, 3) to a float tensor (3, 32, 32)."""
+    return A.Compose([*augmentation().transforms, *eval_transform().transforms], strict=True)
 
 
 def normalize(images: np.ndarray) -> Tensor:
-    """Do what `eval_transform` does, for a batch: uint8 (N, 32, 32, 3) to float (N, 3, 32, 32), channels last."""
-    pixels = torch.from_numpy(images).float() / 255
+    """Do what `eval_transform` does, for a batch: uint8 (N, H, W, 3), else ValueError, to float (N, 3, H, W)."""
+    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
+        raise ValueError(f"pass a NumPy array of uint8 (0-255) and shape (N, H, W, 3), not {got}")
+    pixels = torch.from_numpy(images.copy()).float() / 255  # a copy has no negative strides
     return ((pixels - torch.tensor(CIFAR10_MEAN)) / torch.tensor(CIFAR10_STD)).permute(0, 3, 1, 2)
 
 
@@ -76,3 +81,43 @@ def denormalize(images: Tensor) -> Tensor:
     mean = torch.tensor(CIFAR10_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(CIFAR10_STD, device=images.device).view(3, 1, 1)
     return (images * std + mean).clamp(0, 1)
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Read any picture's largest centered square, upright and over white, resized to uint8 (32, 32, 3).
+
+    Raises:
+        OSError, ValueError: if the file cannot be read, or is no picture or damaged; one line that names the file.
+    """
+    if not (data := Path(path).read_bytes()):
+        raise ValueError(f"'{path}' is empty")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            picture = decode(data).convert("RGBA")
+    except Exception as error:  # broken files raise many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"'{path}' is damaged or no picture: {reason}") from error
+    opaque = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return np.array(ImageOps.fit(opaque, (32, 32), Image.Resampling.LANCZOS))
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode the first frame of a file, upright, in 8 bits per channel."""
+    try:
+        picture = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+        return Image.fromarray(to_uint8(np.asarray(picture))) if picture.mode[0] in "IF" else picture
+    except UnidentifiedImageError:  # Pillow reads no floats of three channels
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise ValueError("neither Pillow nor OpenCV knows its format") from None
+        return Image.fromarray(to_uint8(pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]))
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Scale 16 or 32 bits or floats to 0-255; a range that the type leaves open is the smallest usual one that fits."""
+    if not np.isfinite(pixels).all():
+        raise ValueError("it holds NaN or infinity")
+    highest = pixels.max()
+    ranges = (np.iinfo(pixels.dtype).max,) if pixels.dtype.kind == "u" else (1, 255, 65535, highest)
+    white = next(white for white in ranges if highest <= 1.1 * white)  # resampling overshoots
+    return (pixels / white * 255).clip(0, 255).round().astype(np.uint8)
