@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from models import ResNet18
-from utils.data import cifar10_root, load_cifar10
+from utils.data import load_cifar10
 
 torch.set_num_threads(2)
-for variable in ("S8_MODE", "S8_SMOKE", "S8_DATA", "S8_DRIVE", "RECIPE_EPOCHS", "RECIPE_IMAGES"):
+for variable in ("S8_MODE", "S8_SMOKE", "S8_DATA", "S8_DRIVE"):
     os.environ.pop(variable, None)  # the caller's: tests set their own, and keep off the caller's Drive
 
 
@@ -16,6 +16,8 @@ def cifar10():
     """The official CIFAR-10, where `CIFAR10_ROOT` names a copy."""
     if not os.environ.get("CIFAR10_ROOT"):
         pytest.skip("CIFAR10_ROOT is not set")
+    from utils.data import cifar10_root
+
     return load_cifar10(cifar10_root(), download=False)
 
 
