@@ -1,36 +1,56 @@
-# make run          execute the notebook; the result goes to runs/
-# make test         unit tests, the notebook in smoke mode, style
-# make evaluate     the published weights against the published figures; no GPU needed
-# make bench        training and explanations against the assignment's way, side by side; the figures go to runs/
-# make test-faults  a training killed again and again, with a table of the outcomes; minutes
-# make test-matrix  the tests with other versions and Pythons; 3 GB of downloads for each
+# make run        execute the notebook; the result goes to runs/
+# make notebook   open it in Jupyter
+# make explain    IMAGE=mine.png: classify a picture of your own and draw its Grad-CAM grid
+# make test       unit tests, the notebook in smoke mode, style
+# make evaluate   measure the published weights again
+# make pages      fill the tables of the pages from the results
+# make publish    put the executed notebook of a full run in the committed one's place
+# make rehearse   a full run in small, in a copy of the checkout, with all that follows it
+# make bench      training and maps against the assignment's way, in turn
+# make gpu        every figure that needs a GPU, in ten minutes
+# make matrix     the tests with other versions and Pythons; 3 GB of downloads for each
 # Each makes the environment it needs first. Another Python: rm -rf .venv; make PYTHON=python3.13 run
 
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOK := S8_ResNet18_LayerNorm.ipynb
 
-.PHONY: run test evaluate bench test-faults test-matrix
+.PHONY: run notebook explain test evaluate pages publish rehearse bench gpu matrix
 run: .venv/installed
-	$(BIN)/python -m utils.run_notebook
+	$(BIN)/python -m scripts.run_notebook
+
+notebook: .venv/installed
+	$(BIN)/jupyter lab $(NOTEBOOK)
+
+explain: .venv/installed
+	$(BIN)/python -m scripts.explain $(IMAGE)
 
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q
-	S8_SMOKE=1 $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
+	S8_MODE=smoke S8_DRIVE= $(BIN)/pytest -q --nbval-lax $(NOTEBOOK)
 
 evaluate: .venv/installed
-	$(BIN)/python -m utils.check_weights
+	$(BIN)/python -m scripts.evaluate
+
+pages: .venv/installed
+	$(BIN)/python -m scripts.pages
+
+publish: .venv/installed
+	$(BIN)/python -m scripts.publish
+
+rehearse: .venv/installed
+	$(BIN)/python -m scripts.rehearse
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.train_speed
 	$(BIN)/python -m benchmarks.cam_speed
 
-test-faults: .venv/installed
-	$(BIN)/python -m tests.faults.kill
+gpu: .venv/installed
+	PATH=$(CURDIR)/$(BIN):$$PATH benchmarks/gpu.sh
 
-test-matrix:
+matrix:
 	tests/matrix.sh
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
