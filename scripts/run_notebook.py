@@ -16,10 +16,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter, preprocessors
 
-from utils.files import write_atomically
+from utils.files import NOTEBOOK, write_atomically
 from utils.progress import over_line
-
-NOTEBOOK = Path("S8_ResNet18_LayerNorm.ipynb")
 
 
 class TerminalClient(NotebookClient):

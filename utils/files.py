@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+NOTEBOOK = Path("S8_ResNet18_LayerNorm.ipynb")
 WEIGHTS = Path("models/resnet18_layernorm_cifar10.safetensors")
 LOGITS = Path("models/test_logits.npy")
 RESULTS = Path("images/results.json")

@@ -1,4 +1,4 @@
-"""A stand-in for CIFAR-10 where it cannot be had: ten drawn colour shapes whose masks are known."""
+"""A stand-in for CIFAR-10 where it cannot be had: ten drawn color shapes whose masks are known."""
 
 import numpy as np
 
@@ -36,10 +36,10 @@ def draw_shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     masks = np.empty((count, SIZE, SIZE), bool)
     for mask, label in zip(masks, labels, strict=True):
         half = rng.uniform(7, 11)
-        centre_x, centre_y = rng.uniform(half, SIZE - half, 2)
-        mask[:] = shape_mask(SHAPES[label], (columns - centre_x) / half, (rows - centre_y) / half)
+        center_x, center_y = rng.uniform(half, SIZE - half, 2)
+        mask[:] = shape_mask(SHAPES[label], (columns - center_x) / half, (rows - center_y) / half)
     hues = (labels / len(SHAPES))[:, None] + np.array([0, 1 / 3, 2 / 3]) + rng.normal(0, 0.03, (count, 1))
-    colours = 130 + 110 * np.cos(2 * np.pi * hues)
+    colors = 130 + 110 * np.cos(2 * np.pi * hues)
     backgrounds = rng.uniform(60, 180, (count, 1, 1, 1)) + rng.normal(0, 25, (count, SIZE, SIZE, 3))
-    images = np.where(masks[..., None], colours[:, None, None], backgrounds) + rng.normal(0, 10, backgrounds.shape)
+    images = np.where(masks[..., None], colors[:, None, None], backgrounds) + rng.normal(0, 10, backgrounds.shape)
     return images.clip(0, 255).astype(np.uint8), labels, masks

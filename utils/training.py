@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from models import GroupNorm, ResNet18
 from utils.muon import Muon
+from utils.progress import progress
 
 CHECK_EVERY = 50  # steps between looks at the losses and weights; each look waits for the GPU
 MICRO_BATCH = 64  # images a SAM step perturbs the weights for; a CPU in float32 is slower with more
@@ -144,7 +145,7 @@ def train_one_epoch(training: Training, batches: DataLoader, *, epoch: int) -> d
     training.model.train()
     batches.sampler.set_epoch(epoch)
     sam, losses, sums, seen = uses_sam(training.recipe, epoch), [], 0, 0
-    for images, labels in batches:
+    for images, labels in progress(batches, f"epoch {epoch + 1}"):
         measured = train_step(training, images, labels, sam=sam)
         losses.append(measured[0])
         sums, seen = sums + measured * len(labels), seen + len(labels)
@@ -262,7 +263,7 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
     model.eval()
     device = next(model.parameters()).device
     logits, labels = [], []
-    for batch, batch_labels in loader:
+    for batch, batch_labels in progress(loader, "evaluation"):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(batch.to(device, non_blocking=True)).float())
         labels.append(batch_labels)

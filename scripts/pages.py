@@ -1,0 +1,238 @@
+"""Fill the blocks of the pages from results files: python -m scripts.pages [--check]
+
+A block stands between `<!-- name -->` and `<!-- end -->`; `--check` only names blocks that are stale, and exits 1 then.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import pandas as pd
+
+from utils.files import RESULTS, write_atomically
+from utils.gradcam import METHODS
+from utils.report import flat, markdown, plus_minus, title, trust_table
+from utils.trust import outcome, passing
+
+PAGES = [Path("README.md"), *(Path("benchmarks") / f"{name}.md" for name in ("recipes", "trust", "speed"))]
+LOGS = Path("benchmarks/logs")
+NOVEMBER = LOGS / "2026-11"  # logs of an earlier recipe
+SEEDS = NOVEMBER  # logs of the recipe's full-length runs, recipe-seed0-..., and of their maps, trust-seed0, ...
+T_OF_THREE = 4.3  # by so many standard errors a mean of three is significant at 5 %, by Student's t
+
+
+def read_logs(folder: Path, pattern: str) -> list[dict]:
+    """Read the logs of a folder whose names match, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+
+
+def gains(logs: list[dict], reference: list[dict], column: str) -> tuple[float, float]:
+    """Return by how many points the last epochs are higher than the reference's: mean over seeds, standard error."""
+    differences = [
+        one["history"][-1][column] - other["history"][-1][column] for one, other in zip(logs, reference, strict=True)
+    ]
+    return mean(differences), stdev(differences) / len(differences) ** 0.5
+
+
+def seeds() -> str:
+    """Tabulate the recipe's full-length runs."""
+    logs = read_logs(SEEDS, "recipe-seed?-40x*.json")
+    tests = [log["test"]["accuracy"] for log in logs]
+    earlier = "These are runs by the recipe of November 2026; those by the present one are not finished.\n\n"
+    rows = {
+        log["config"]["seed"]: (
+            f"{test:.2f}",
+            f"{log['history'][-1]['EMA validation accuracy']:.2f}",
+            f"{log['config']['train images']:,}",
+            log["environment"]["device"],
+        )
+        for log, test in zip(logs, tests, strict=True)
+    }
+    rows["mean ± standard deviation"] = f"**{spread(tests)}**", "", "", ""
+    columns = ["test accuracy (%)", "validation accuracy (%)", "training images", "device"]
+    return earlier * (SEEDS == NOVEMBER) + markdown(pd.DataFrame(rows, columns).T, "seed")
+
+
+def spread(values: list[float]) -> str:
+    """Return mean ± standard deviation as text."""
+    return plus_minus((mean(values), stdev(values))) if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def findings() -> str:
+    """List what holds in the logs of all seeds."""
+    tests = [log["test"]["accuracy"] for log in read_logs(SEEDS, "recipe-seed?-40x*.json")]
+    logs = [{c: flat(maps) for c, maps in log["margins"].items()} for log in read_logs(SEEDS, "trust-seed?.json")]
+    always = [title(key) for key in logs[0]["class"] if all(key in passing(log) for log in logs)]
+    never = [method for method in METHODS if not any(key[0] == method for log in logs for key in passing(log))]
+    return "\n".join(
+        [
+            f"- **{spread(tests)} % test accuracy** (mean ± standard deviation of {len(tests)} seeds).",
+            f"- **Maps that pass every check in all {len(logs)} seeds: {', '.join(always) or 'none'}**"
+            + "".join(f"; {METHODS[method]} passes in none" for method in never)
+            + " ([caveat](#can-the-maps-be-trusted)).",
+        ]
+    )
+
+
+def trust_counts() -> str:
+    """Tabulate in how many seeds each map passes each check."""
+    logs = [{c: flat(maps) for c, maps in log["margins"].items()} for log in read_logs(SEEDS, "trust-seed?.json")]
+    rows = {
+        title(key): [sum(outcome(*log[check][key]) == "passes" for log in logs) for check in logs[0]]
+        + [f"**{sum(key in passing(log) for log in logs)}**"]
+        for key in logs[0]["class"]
+    }
+    return markdown(pd.DataFrame(rows, [*logs[0], "**all**"]).T, f"passes in so many of {len(logs)} seeds")
+
+
+def contrastive() -> str:
+    """Count in how many layers and seeds contrastive maps fix more errors than plain ones."""
+    trusts = [log["trust"] for log in read_logs(SEEDS, "trust-seed?.json")]
+    lines = []
+    for method, name in METHODS.items():
+        more = [
+            trust["fixed contrastive"][method][layer][0] > trust["fixed"][method][layer][0]
+            for trust in trusts
+            for layer in trust["fixed"][method]
+        ]
+        lines.append(f"{name} in {sum(more)} of {len(more)}")
+    return f"Contrastive maps fix more errors than plain ones: {', '.join(lines)} cases (layers x seeds)."
+
+
+def ablation() -> str:
+    """Tabulate what short runs with one value changed gain over the recipe of November 2026."""
+    reference, rows = read_logs(NOVEMBER, "recipe-seed?-20x4500.json"), {}
+    for name in {path.name.split("-seed")[0] for path in NOVEMBER.glob("*-seed2-20x4500.json")} - {"recipe"}:
+        logs = read_logs(NOVEMBER, f"{name}-seed?-20x4500.json")
+        rows[f"`{name}`"] = [gains(logs, reference, f"{prefix}validation accuracy") for prefix in ("EMA ", "")]
+    table = pd.DataFrame(sorted(rows.values(), reverse=True), sorted(rows, key=rows.get, reverse=True))
+    star = table.map(lambda gain: plus_minus(gain, 1) + " *" * (abs(gain[0]) > T_OF_THREE * gain[1]))
+    return markdown(star.set_axis(["EMA", "weights of the last step"], axis=1), "change")
+
+
+def rates() -> str:
+    """Tabulate the learning rates that were tried for AdamW and SGD, after 8 epochs of short runs."""
+    rows = {}
+    for optimizer in ("recipe", "adamw", "sgd"):
+        for path in sorted(NOVEMBER.glob(f"{optimizer}*-seed0-*x4500.json")):
+            log = json.loads(path.read_text())
+            row, config = log["history"][7], log["config"]
+            if "rounded" not in config["precision"]:
+                rows[f"{config['optimizer']}, {config['lr']:g}, {config['precision']}"] = (
+                    f"{row['train loss']:.2f}",
+                    f"{row['validation accuracy']:.1f}",
+                )
+    columns = ["training loss (nats)", "validation accuracy (%)"]
+    return markdown(pd.DataFrame(rows, columns).T, "optimizer, learning rate, precision")
+
+
+def precision() -> str:
+    """Tabulate the validation accuracies of short runs in several precisions."""
+    rows = {}
+    for path in sorted(NOVEMBER.glob("recipe-seed?-20x4500*.json")):
+        log = json.loads(path.read_text())
+        row, config = log["history"][-1], log["config"]
+        accuracies = f"{row['EMA validation accuracy']:.2f}", f"{row['validation accuracy']:.2f}"
+        rows[f"{config['seed']}, {config['precision']}"] = accuracies
+    return markdown(pd.DataFrame(rows, ["EMA (%)", "weights of the last step (%)"]).T, "seed, precision")
+
+
+def swapped() -> str:
+    """Tabulate by how much maps of this run are better than maps of other images."""
+    maps = {check: flat(values) for check, values in json.loads(RESULTS.read_text())["swapped"].items()}
+    table = pd.DataFrame({c: {title(key): plus_minus(v, 3) for key, v in m.items()} for c, m in maps.items()})
+    return markdown(table, "map") if len(table) else "No map passes every check."
+
+
+def full_length() -> str:
+    """Tabulate the full-length runs by the recipe of November 2026 and its changes."""
+    rows = {}
+    for path in sorted(NOVEMBER.glob("*-seed?-40x*.json")):
+        log = json.loads(path.read_text())
+        last = log["history"][-1]
+        rows[f"`{path.stem}`"] = (
+            f"{last['EMA validation accuracy']:.2f}",
+            f"{last['validation accuracy']:.2f}",
+            f"{log['test']['accuracy']:.2f}" if "test" in log else "",
+            f"{sum(row['seconds'] for row in log['history']) / 3600:.1f}",
+        )
+    columns = ["validation, EMA (%)", "validation, last step (%)", "test, EMA (%)", "hours on two CPU cores"]
+    return markdown(pd.DataFrame(rows, columns).T, "log")
+
+
+def this_run() -> str:
+    """Say what the run is whose figures, weights and notebook lie in the repository."""
+    results = json.loads(RESULTS.read_text())
+    test, config = results["test"], results["config"]
+    return (
+        f"*This run*: seed {config['seed']}, {config['train images']:,} training images, {config['epochs']} epochs in "
+        f"{results['trained']['training minutes'] / 60:.1f} hours on {results['trained']['device']}: test accuracy "
+        f"{test['accuracy']:.2f} %, {results['errors']} errors, ECE {test['ECE']:.3f}."
+    )
+
+
+def trust_values() -> str:
+    """Tabulate the checks of this run's maps."""
+    results = json.loads(RESULTS.read_text())
+    trust, judged = ({c: flat(maps) for c, maps in results[part].items()} for part in ("trust", "margins"))
+    return markdown(trust_table(trust, judged), "map")
+
+
+def fills() -> str:
+    """Tabulate by how much maps clear their limits when errors and curves use other fills than the blur."""
+    (log,), rows = read_logs(NOVEMBER, "trust-seed0-fills.json"), {}
+    for fill, measured in log.items():
+        for layer in ("layer3", "layer4"):
+            rows[f"{fill}, Grad-CAM {layer}"] = [
+                plus_minus(maps["gradcam"][layer], 3) for maps in measured["margins"].values()
+            ]
+        columns = list(measured["margins"])
+    return markdown(pd.DataFrame(rows, columns).T, "fill, map")
+
+
+BLOCKS = {
+    block.__name__: block
+    for block in (
+        findings,
+        seeds,
+        trust_counts,
+        contrastive,
+        ablation,
+        full_length,
+        this_run,
+        trust_values,
+        fills,
+    )
+}
+
+
+BLOCK = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def fill(text: str) -> str:
+    """Fill every block of a page anew."""
+    return BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n{BLOCKS[match[1]]()}\n<!-- end -->", text)
+
+
+def main() -> None:
+    """Fill the pages, or with --check name what filling would change and exit 1."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        filled = fill(text)
+        before, after = (dict(BLOCK.findall(version)) for version in (text, filled))
+        stale += [f"{path}: {name}" for name in after if before[name] != after[name]]
+        if not check and filled != text:
+            write_atomically(path, lambda name, filled=filled: Path(name).write_text(filled, encoding="utf-8"))
+    if check and stale:
+        sys.exit("These blocks are stale; run `make pages`:\n" + "\n".join(stale))
+
+
+if __name__ == "__main__":
+    main()
