@@ -11,7 +11,7 @@ from utils import plotting
 from utils.gradcam import LAYERS, METHODS
 from utils.plotting import COLORMAP, GAP, OPACITY, heatmap, overlay, save_figure, to_rgb
 
-IMAGES, MAPS = torch.rand(7, 3, 32, 32), torch.rand(7, 8, 8)
+IMAGES, MAPS, WIDE = torch.rand(7, 3, 32, 32), torch.rand(7, 8, 8), torch.rand(3, 24, 48)
 ROW = {"epoch": 1, "learning rate": 0.1, "train loss": 9.0, "validation loss": 2.0, "EMA validation loss": 3.0}
 ROW |= {"train accuracy": 4.0, "validation accuracy": 5.0, "EMA validation accuracy": 6.0}
 BASELINES = ("random 1x1", "random 2x2", "random 4x4", "center prior", "edges")
@@ -19,7 +19,6 @@ KEYS = [(method, layer) for method in METHODS for layer in LAYERS] + [("baseline
 LEVELS = torch.stack([torch.zeros(9, 1), torch.full((9, 1), 0.3)])  # deletion, insertion
 CURVES = {key: LEVELS + i / 20 for i, key in enumerate(KEYS)}
 CAMS = {method: {"features.3": torch.rand(12, 24), "features.6": torch.rand(3, 6)} for method in METHODS}
-WIDE = torch.rand(3, 24, 48)
 FIGURES = {
     "augmentation": lambda: plotting.plot_augmentation(IMAGES, [IMAGES, IMAGES], "abcdefg", "title"),
     "misclassified": lambda: plotting.plot_misclassified(IMAGES, "abcdefg", "caption", "title"),
@@ -94,7 +93,7 @@ def test_every_misclassified_image_is_shown(count):
 def test_rows_of_the_confusion_are_true_classes():
     (axis,) = FIGURES["confusion"]().axes
     counts = {text.get_position(): text.get_text() for text in axis.texts}
-    assert counts[3, 1] == "13" and axis.get_xlabel() == "predicted"
+    assert counts[3, 1] == "13" and axis.images[0].get_array()[1, 3] == 13 and axis.get_xlabel() == "predicted"
 
 
 def test_curves_show_what_their_labels_say_and_leave_out_what_is_not_known(tmp_path):

@@ -1,231 +1,205 @@
-"""Every figure of the notebook and the table of its training; `save_figure` writes a figure and shows it."""
+"""Every figure of the notebook, the same whatever the user's matplotlibrc; `save_figure` writes one for display."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
-import torch.nn.functional as F
 from IPython.display import Image as Picture
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 from utils.gradcam import LAYERS, METHODS, place_on_image
 
-COLORMAP = plt.get_cmap("inferno")  # perceptually uniform: equal steps look equal
-ZOOM = 3  # screen pixels per image pixel
-SHEET_ZOOM = 2  # on a sheet of many images
-OPACITY = 0.65  # of a map's colours over the grey image
+COLORMAP = colormaps["inferno"]  # perceptually uniform: equal steps look equal
+COLORS = ("#56B4E9", "#0072B2", "#D55E00", "black")  # of lines: Okabe & Ito 2008, for every kind of color vision
+WIDTH = 8.3  # inches of 100 pixels: what GitHub shows of a README
+TILE = 96  # pixels: images are enlarged to about this side
 GAP = 8  # white pixels between tiles
-DIGITS = {  # of the training table's columns
-    "epoch": 0,
-    "learning rate": 6,
-    "train loss": 4,
-    "train accuracy": 2,
-    "validation loss": 4,
-    "validation accuracy": 2,
-    "images/s": 0,
-    "minutes left": 1,
-}
+OPACITY = 0.65  # of a map's colors over the gray image
+default_style = style.context("default")  # settings count when figures are made and when saved
 
 
-def save_figure(figure: Figure, path: Path) -> Picture:
-    """Write the figure as a PNG, whole or not at all, and return it for display.
-
-    64 levels per channel, not 256, make the file a third smaller, and move no colour by more than 2 of 255.
-    """
+@default_style
+def save_figure(figure: Figure, path: Path, alt: str = "") -> Picture:
+    """Write the figure as a PNG of 64 levels a channel, whole or not at all; return it with `alt` for display."""
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
-    plt.close(figure)
     picture = Image.open(buffer).convert("RGB").point(lambda level: round(round(level * 63 / 255) * 255 / 63))
     write_atomically(path, lambda name: picture.save(name, format="PNG", optimize=True))
-    return Picture(filename=path, metadata={"alt": path.stem})  # Colab's IPython 7 knows no `alt`
+    return Picture(filename=path, metadata={"alt": alt})  # Colab's IPython 7 knows no `alt`
 
 
-def history_table(history: list[dict]) -> pd.DataFrame:
-    """Return the history as a table, a row an epoch."""
-    return pd.DataFrame(history, columns=list(DIGITS)).round(DIGITS).set_index("epoch")
-
-
+@default_style
 def plot_augmentation(originals: Tensor, augmented: Sequence[Tensor], names: Sequence[str], title: str) -> Figure:
-    """Show each of K images (K, 3, 32, 32) above its augmented versions, all in 0-1."""
-    figure, axes = tile([to_rgb(originals), *map(to_rgb, augmented)], title)
-    set_labels(axes, names, ["original", *["augmented"] * len(augmented)])
-    return figure
+    """Show each of K images (K, 3, H, W) above its augmented versions, all in 0-1."""
+    labels = ["original", *["augmented"] * len(augmented)]
+    return tile([to_rgb(originals), *map(to_rgb, augmented)], title, rows=labels, columns=names)
 
 
+@default_style
 def plot_misclassified(images: Tensor, titles: Sequence[str], caption: str, title: str) -> Figure:
-    """Show images (N, 3, 32, 32) in 0-1, five a row, each under its title, and the caption below."""
-    rows = max(1, -(-len(images) // 5))
-    figure, axes = plt.subplots(rows, 5, figsize=(9, 2.15 * rows + 0.9), layout="constrained", squeeze=False)
-    for axis in axes.flat:
+    """Show images (N, 3, H, W) in 0-1, five a row, each under its title, and the caption below."""
+    rows = -(-len(images) // 5)
+    figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.9), layout="constrained")
+    for place, (image, text) in enumerate(zip(to_rgb(images), titles, strict=True), 1):
+        axis = figure.add_subplot(rows, 5, place)
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(textwrap.fill(text, 22), fontsize=9)
         axis.axis("off")
-    for axis, image, text in zip(axes.flat, to_rgb(images, zoom=1), titles, strict=False):
-        axis.imshow(image)
-        axis.set_title(text, fontsize=9)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title)
     figure.supxlabel(caption, fontsize=9)
     return figure
 
 
-def plot_curves(history: list[dict], title: str, average: dict[str, float]) -> Figure:
-    """Plot loss, accuracy and learning rate over the epochs of a history, and a star where the average ends."""
-    figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+@default_style
+def plot_curves(history: list[dict], title: str) -> Figure:
+    """Plot cross-entropy, accuracy and learning rate over the epochs of a history, leaving out what it lacks."""
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    axes[2].set_yscale("log")
     epochs = [row["epoch"] for row in history]
-    for part, style in (("train", "--"), ("validation", "-")):
-        smoothed = ", smoothed labels" if part == "train" else ""
-        loss.plot(epochs, [row[f"{part} loss"] for row in history], style, marker=".", label=part + smoothed)
-        accuracy.plot(epochs, [row[f"{part} accuracy"] for row in history], style, marker=".", label=part)
-    if history:
-        for axis, what in ((loss, "loss"), (accuracy, "accuracy")):
-            axis.plot(epochs[-1], average[f"validation {what}"], "k*", label="validation, averaged weights", zorder=3)
-    rate.step(epochs, [row["learning rate"] for row in history], where="mid", marker=".")
-    rate.set_yscale("log")
-    steps = sorted({row["learning rate"] for row in history})
-    rate.set_yticks(steps, [f"{step:.3g}" for step in steps])
-    rate.minorticks_off()
-    loss.legend()
-    accuracy.legend()
-    labels = ("cross-entropy (nats)", "accuracy (%)", "learning rate")
-    for axis, label in zip((loss, accuracy, rate), labels, strict=True):
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
+    panels = {  # not "train loss", whose labels are smoothed
+        "cross-entropy (nats)": ("train cross-entropy", "validation loss", "EMA validation loss"),
+        "accuracy (%)": ("train accuracy", "validation accuracy", "EMA validation accuracy"),
+        "learning rate": (),
+    }
+    for axis, (heading, keys) in zip(axes, panels.items(), strict=True):
+        lines = [[row.get(key) for row in history] for key in keys]
+        plot_lines(axis, epochs, dict(zip(("training", "validation", "EMA"), lines, strict=False)))
+        axis.set(title=heading, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes[2].step(epochs, [row["learning rate"] for row in history], where="mid", color="black", marker=".")
     figure.suptitle(title)
     return figure
 
 
+@default_style
 def plot_confusion(matrix: Tensor, classes: Sequence[str], title: str) -> Figure:
     """Show how many images of each true class (row) were predicted as each class (column); matrix (10, 10)."""
-    figure, axis = plt.subplots(figsize=(7.2, 6.4), layout="constrained")
+    axis = Figure(figsize=(7.2, 6.4), layout="constrained").subplots()
     errors = matrix.clone().fill_diagonal_(0).numpy()
-    axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, int(errors.max())))
+    axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()))
     for (row, column), count in np.ndenumerate(matrix.numpy()):
-        dark = row != column and count > errors.max() / 2
-        weight = "bold" if row == column else "normal"
-        axis.text(column, row, count, ha="center", va="center", color="white" if dark else "black", weight=weight)
+        color = "white" if errors[row, column] > errors.max() / 2 else "black"
+        axis.text(column, row, count, color=color, ha="center", va="center")
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted", ylabel="true")
-    figure.suptitle(title)
-    return figure
+    axis.set(title=title, xlabel="predicted", ylabel="true")
+    return axis.figure
 
 
+@default_style
 def plot_cam_grid(image: Tensor, cams: dict[str, dict[str, Tensor]], title: str) -> Figure:
-    """Show the assignment's grid for one image (3, 32, 32) in 0-1 with maps {method: {layer: (h, w)}}.
-
-    Four rows, layer1 to layer4; columns: original, both heatmaps with their real cells, both masks over the image.
-    """
-    original = to_rgb(image[None])[0]
-    rows = [
-        [original]
-        + [heatmap(cams[method][layer]) for method in METHODS]
-        + [overlay(image, cams[method][layer]) for method in METHODS]
-        for layer in LAYERS
+    """Show the assignment's grid of an image (3, H, W) in 0-1 with maps {method: {layer: (h, w)}}, a row a layer."""
+    layers = {layer: tuple(cam.shape) for layer, cam in cams["gradcam"].items()}
+    tiles = [
+        [to_rgb(image), *(draw(image, cams[method][layer]) for draw in (heatmap, overlay) for method in METHODS)]
+        for layer in layers
     ]
-    figure, axes = tile(rows, title, "heatmaps: evidence for the predicted class, each map scaled to 0-1")
-    names = list(METHODS.values())
-    columns = ["original", *[f"{name}\nheatmap" for name in names], *[f"{name}\nmask" for name in names]]
-    set_labels(axes, columns, [f"{layer}\n{tuple(cams['gradcam'][layer].shape)}" for layer in LAYERS])
-    return figure
+    columns = ["original", *(f"{name}\n{kind}" for kind in ("heatmap", "mask") for name in METHODS.values())]
+    rows = [f"{layer}\n{shape}" for layer, shape in layers.items()]
+    return tile(tiles, title, rows=rows, columns=columns, bar="heatmap: evidence for the class, each map scaled to 0-1")
 
 
+@default_style
 def plot_masks(images: Tensor, columns: dict[str, Tensor], titles: Sequence[str], title: str) -> Figure:
-    """Show images (N, 3, 32, 32) in 0-1, a row each, and beside them under {column: maps (N, h, w)}."""
-    rows = [
-        [to_rgb(image[None], SHEET_ZOOM)[0]] + [overlay(image, maps[row], SHEET_ZOOM) for maps in columns.values()]
-        for row, image in enumerate(images)
+    """Show images (N, 3, H, W) in 0-1, a row each, and beside them under {column: maps (N, h, w)}."""
+    tiles = [
+        [to_rgb(image), *(overlay(image, maps[row]) for maps in columns.values())] for row, image in enumerate(images)
     ]
-    figure, axes = tile(rows, title, "evidence for the class, each map scaled to 0-1", OPACITY)
-    set_labels(axes, ["original", *columns], titles)
-    return figure
+    rows = [textwrap.fill(text, 16) for text in titles]
+    bar = "evidence for the class, each map scaled to 0-1, over the gray image"
+    return tile(tiles, title, rows=rows, columns=["original", *columns], bar=bar)
 
 
-def plot_trust(correlations: dict[str, dict[str, float]], curves: dict[str, Tensor], title: str) -> Figure:
-    """Plot {stage: {map: rank correlation}} and deletion and insertion curves {map: (2, steps + 1, N)}."""
-    figure, (left, *others) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    others[0].sharey(others[1])
-    styles = {name: {"color": f"C{i % 4}", "ls": "-" if i < 4 else "--"} for i, name in enumerate(curves)}
-    baselines = (("gray", ":"), ("gray", "--"), ("gray", "-"), ("black", "-."), ("black", "-"))
-    styles |= {
-        name: {"color": color, "ls": dashes} for name, (color, dashes) in zip(list(curves)[8:], baselines, strict=True)
-    }
-    for name in next(iter(correlations.values())):
-        left.plot(list(correlations), [stage[name] for stage in correlations.values()], marker=".", **styles[name])
-    left.set(xlabel="randomised from the last layer down to", ylabel="rank correlation with the original map")
-    left.set_title("Randomisation: nearer to 0 is better", fontsize=10)
-    left.tick_params(axis="x", rotation=30)
-    names = ("blurred", "kept"), ("Deletion: lower is better", "Insertion: higher is better")
-    for row, (axis, kind, heading) in enumerate(zip(others, *names, strict=True)):
-        for name, curve in curves.items():
-            share, mean = torch.linspace(0, 100, curve.shape[1]), curve[row].mean(1)
-            (line,) = axis.plot(share, mean, label=name, **styles[name])
-            if name == "random 4x4":
-                error = curve[row].std(1) / curve.shape[2] ** 0.5
-                axis.fill_between(share, mean - error, mean + error, color="black", alpha=0.2, lw=0)
-                line.set_label(f"{name} ± standard error")
-        axis.set(xlabel=f"% of the pixels {kind}, highest first", ylabel="probability of the predicted class")
-        axis.set_title(heading, fontsize=10)
-    for axis in (left, *others):
-        axis.grid(alpha=0.3)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+@default_style
+def plot_trust(correlations: dict[str, dict[tuple, float]], curves: dict[tuple, Tensor], title: str) -> Figure:
+    """Plot {stage: {key: rank correlation}}, deletion and insertion {key: (2, steps + 1, N)}; key: (method, layer)."""
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="col")
+    means = {key: curve.mean(2).numpy() for key, curve in curves.items()}
+    random = np.stack([mean for (_, name), mean in means.items() if name.startswith("random")])
+    share = np.linspace(0, 100, random.shape[2])
+    for (method, name), (cascade, *others) in zip(METHODS.items(), axes, strict=True):
+        cascade.set(ylim=(-1, 1.05), ylabel=f"{name}\nrank correlation")
+        stages = {layer: [stage.get((method, layer)) for stage in correlations.values()] for layer in LAYERS}
+        plot_lines(cascade, list(correlations), stages)
+        for part, axis in enumerate(others):
+            axis.set(ylim=(0, 1), ylabel="class probability")
+            plot_lines(axis, share, {layer: means[method, layer][part] for layer in LAYERS})
+            axis.plot(share, means["baseline", "center prior"][part], "--", color="0.5")
+            axis.fill_between(share, random.min(0)[part], random.max(0)[part], color="0.85")
+    headings = ("randomization\nnearer to 0 is better", "deletion\nlower is better", "insertion\nhigher is better")
+    labels = ("randomized down to", "% of the pixels blurred", "% of the pixels kept")
+    for top, bottom, heading, label in zip(*axes, headings, labels, strict=True):
+        top.set(title=heading)
+        bottom.set(xlabel=label)
+    axes[1, 0].tick_params("x", rotation=90)
+    figure.supxlabel("gray: random maps (band), center prior (dashed)", fontsize=10)
     figure.suptitle(title)
     return figure
 
 
-def to_rgb(images: Tensor, zoom: int = ZOOM) -> np.ndarray:
-    """Turn images (N, 3, H, W) in 0-1 into arrays (N, zoom H, zoom W, 3), every pixel a square."""
-    return F.interpolate(images.float().cpu(), scale_factor=zoom, mode="nearest").permute(0, 2, 3, 1).numpy()
+def plot_lines(axis: Axes, x: Sequence, lines: dict[str, Sequence]) -> None:
+    """Draw {label: values}, and each label beside its line's end, or as near as others allow."""
+    ends = []
+    for (label, values), color, marker in zip(lines.items(), COLORS, "os^D", strict=False):
+        values, look = np.array(values, dtype=float), {"color": color, "marker": marker, "markersize": 4}
+        axis.plot(x, values, lw=1.2, label=label, **look)
+        if len(known := values[np.isfinite(values)]):
+            ends.append((known[-1], known.mean(), label, look))
+    low, high = axis.get_ylim()
+    lowest = 0
+    for above, (end, _, label, look) in zip(range(len(ends))[::-1], sorted(ends), strict=True):
+        height = max(lowest, min((end - low) / (high - low), 1 - 0.09 * above))
+        axis.plot(1.06, height, transform=axis.transAxes, clip_on=False, **look)
+        axis.text(1.1, height, label, transform=axis.transAxes, fontsize=9, va="center")
+        lowest = height + 0.09
+    axis.grid(alpha=0.3)
 
 
-def heatmap(cam: Tensor) -> np.ndarray:
-    """Colour a map (h, w) in 0-1, its cells drawn as squares: (96, 96, 3)."""
-    cells = F.interpolate(cam[None, None].float().cpu(), size=(32 * ZOOM, 32 * ZOOM), mode="nearest")
-    return COLORMAP(cells[0, 0].numpy())[..., :3]
+def to_rgb(images: Tensor) -> np.ndarray:
+    """Turn images (..., 3, H, W) in 0-1 into arrays (..., H, W, 3)."""
+    return images.float().cpu().clamp(0, 1).movedim(-3, -1).numpy()
 
 
-def overlay(image: Tensor, cam: Tensor, zoom: int = ZOOM) -> np.ndarray:
-    """Blend the coloured map (h, w) with the image (3, 32, 32) in grey, so that all colour is the map's."""
-    colours = COLORMAP(place_on_image(cam[None], 32, zoom)[0].cpu().numpy())[..., :3]
-    return (1 - OPACITY) * to_rgb(image[None], zoom)[0].mean(-1, keepdims=True) + OPACITY * colours
+def heatmap(image: Tensor, cam: Tensor) -> np.ndarray:
+    """Color each pixel of an image (3, H, W) as the nearest cell of a map (h, w) in 0-1: (H, W, 3)."""
+    cells = torch.tensor(np.indices(cam.shape))
+    rows, columns = (place_on_image(cells, image.shape[1:]) - 0.01).round().long()  # of two, the first
+    return COLORMAP(cam.float().cpu()[rows, columns].numpy())[..., :3]
 
 
-def tile(rows: Sequence, title: str, colorbar: str = "", opacity: float = 1.0) -> tuple[Figure, plt.Axes]:
-    """Draw rows of equal tiles (H, W, 3), with gaps between them, pixel by pixel, as one image.
+def overlay(image: Tensor, cam: Tensor) -> np.ndarray:
+    """Blend the colored map (h, w) with the image (3, H, W) in gray, so that all color is the map's: (H, W, 3)."""
+    placed = place_on_image(cam[None], image.shape[1:])[0].cpu().numpy()
+    return (1 - OPACITY) * to_rgb(image).mean(-1, keepdims=True) + OPACITY * COLORMAP(placed)[..., :3]
 
-    The colour bar, if it has a label, shows the colours as they are over mid-grey with this opacity.
-    """
-    height, width = np.shape(rows[0][0])[:2]
-    canvas = np.ones((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3))
-    for r, row in enumerate(rows):
-        for c, cell in enumerate(row):
-            canvas[r * (height + GAP) :][:height, c * (width + GAP) :][:, :width] = cell
-    figure = plt.figure(figsize=(canvas.shape[1] / 100, canvas.shape[0] / 100), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
+
+def tile(tiles: Sequence, title: str, *, rows: Sequence[str], columns: Sequence[str], bar: str = "") -> Figure:
+    """Draw rows of equal tiles (H, W, 3) pixel by pixel, enlarged, and a color bar if it has a label."""
+    zoom = max(1, TILE // max(np.shape(tiles)[2:4]))
+    pixels = np.array(tiles).repeat(zoom, axis=2).repeat(zoom, axis=3)
+    pixels = np.pad(pixels, [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=1)
+    height, width = pixels.shape[2:4]
+    canvas = pixels.swapaxes(1, 2).reshape(len(rows) * height, len(columns) * width, 3)[:-GAP, :-GAP]
+    figure = Figure(figsize=(canvas.shape[1] / 100, canvas.shape[0] / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1), title=title)
     axes.imshow(canvas, interpolation="none")
-    axes.set_xticks((np.arange(len(rows[0])) + 0.5) * (width + GAP) - GAP / 2)
-    axes.set_yticks((np.arange(len(rows)) + 0.5) * (height + GAP) - GAP / 2)
-    axes.tick_params(length=0, labelsize=9 if width > 90 else 7, labeltop=True, labelbottom=len(rows) > 8)
+    axes.set_xticks(np.arange(len(columns)) * width + (width - GAP) / 2, columns)
+    axes.set_yticks(np.arange(len(rows)) * height + (height - GAP) / 2, rows)
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=len(rows) > 8)
     axes.spines[:].set_visible(False)
-    if colorbar:
-        bar_height = min(0.8 * canvas.shape[0], 320) / canvas.shape[0]
-        place = axes.inset_axes((1 + 24 / canvas.shape[1], 1 - bar_height, 16 / canvas.shape[1], bar_height))
-        colours = ListedColormap(0.5 * (1 - opacity) + opacity * COLORMAP(np.linspace(0, 1, 256))[:, :3])
-        bar = figure.colorbar(ScalarMappable(cmap=colours), cax=place)
-        bar.ax.tick_params(labelsize=8)
-        bar.set_label(colorbar, fontsize=8)
-    axes.set_title(title, fontsize=12)
-    return figure, axes
-
-
-def set_labels(axes: plt.Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
-    """Label the columns and rows of tiles."""
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
+    if bar:
+        below = (56 if len(rows) > 8 else 24) / len(canvas)
+        place = axes.inset_axes((0, -below, 1, 14 / len(canvas)))
+        figure.colorbar(ScalarMappable(cmap=COLORMAP), cax=place, orientation="horizontal", label=bar)
+    return figure
