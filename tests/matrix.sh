@@ -19,7 +19,7 @@ for python in ${PYTHONS:-python3.11 python3.12 python3.13}; do
     "$python" -m venv "$venv" &&
       "$venv/bin/pip" install --quiet --disable-pip-version-check "${pins[@]}" -r requirements.txt -r requirements-dev.txt &&
       "$venv/bin/pytest" -q &&
-      S8_SMOKE=1 "$venv/bin/pytest" -q --nbval-lax S8_ResNet18_LayerNorm.ipynb
+      S8_MODE=smoke "$venv/bin/pytest" -q --nbval-lax S8_ResNet18_LayerNorm.ipynb
     summary+="$python, $versions: $([[ $? == 0 ]] && echo passed || echo FAILED)"$'\n'
   done
 done

@@ -1,7 +1,9 @@
 """Tables, captions and the verdict, made from results: what the notebook prints and the pages are filled with."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
@@ -10,6 +12,7 @@ from utils.gradcam import METHODS
 from utils.training import Recipe
 from utils.trust import CHECKS, Key, outcome, passing
 
+RUN_TIMES = Path("benchmarks/logs/run_times.json")
 ARROWS = {"lower": "↓", "higher": "↑", "near 0": "→ 0"}
 HISTORY_DIGITS = {
     "epoch": 0,
@@ -48,6 +51,14 @@ def plus_minus(pair: tuple[float, float], digits: int = 2) -> str:
 def history_table(history: list[dict]) -> pd.DataFrame:
     """Tabulate a training, a row an epoch."""
     return pd.DataFrame(history, columns=list(HISTORY_DIGITS)).round(HISTORY_DIGITS).set_index("epoch")
+
+
+def run_times() -> pd.DataFrame:
+    """Tabulate how long a full run takes on GPUs, a row a device."""
+    rows = json.loads(RUN_TIMES.read_text())["rows"]
+    minutes = [[f"{row['training_minutes']:.0f}", f"{row['trust_minutes']:.1f}"] for row in rows]
+    devices = [f"{row['device']}, {'computed' if row['computed'] else 'measured'}" for row in rows]
+    return pd.DataFrame(minutes, devices, ["training (minutes)", "checks of the maps (minutes)"])
 
 
 def recipe_table(config: dict) -> pd.DataFrame:
