@@ -4,59 +4,43 @@ On a GPU every repeat is a whole epoch. On a CPU it is a few steps, from which t
 """
 
 import itertools
+import json
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 
-from benchmarks.recipes import NOTEBOOK, make_optimizer
 from models import ResNet18
-from utils.checkpoint import write_json
 from utils.data import load_data, train_loader
-from utils.environment import describe_environment
-from utils.training import native_dtype, train_one_epoch
+from utils.environment import describe_environment, worker_count
+from utils.files import write_json
+from utils.training import RECIPE, Training, native_precision, train_one_epoch
 from utils.transforms import train_transform
 
+TRANSFORM = train_transform()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-EPOCH_IMAGES = 45_000  # what the notebook trains on
-BATCH_SIZES = {"assignment": 128, "repository": NOTEBOOK["batch size"]}
-GFLOP_PER_IMAGE = 5.745  # 0.958 GMAC forward, twice that backward but for the stem's input, 2 FLOP a MAC
 
 
-class PILDataset(Dataset):
-    """Open, augment and normalise one image at a time, as torchvision's CIFAR10 does with a transform."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        self.images, self.labels, self.transform = images, labels.tolist(), train_transform()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = Image.fromarray(self.images[index])
-        return self.transform(image=np.array(image))["image"], self.labels[index]
+def collate(pairs: list[tuple[np.ndarray, int]]) -> list[Tensor]:
+    """Open, augment and normalize images one by one, as torchvision's CIFAR10 does with a transform."""
+    return default_collate([(TRANSFORM(image=np.array(Image.fromarray(i)))["image"], label) for i, label in pairs])
 
 
 class TimedLoader:
-    """Hand out `steps` batches at a time and sum the seconds spent waiting for them.
+    """Hand out the batches that `count` images fill, start workers only once, and sum the seconds spent waiting."""
 
-    The iterator lives on between calls: a CPU's few steps must not pay for a start of workers that an epoch pays once.
-    """
-
-    def __init__(self, loader: DataLoader, steps: int):
-        self.sampler, self.batch_size, self.steps, self.waited = loader.sampler, loader.batch_size, steps, 0.0
+    def __init__(self, loader: DataLoader, count: int):
+        self.sampler, self.steps, self.waited = loader.sampler, count // loader.batch_size, 0.0
+        self.images = self.steps * loader.batch_size
         self.batches = (batch for _ in itertools.count() for batch in loader)
 
     def __len__(self) -> int:
@@ -70,96 +54,75 @@ class TimedLoader:
             yield batch
 
 
-def assignment_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tuple[DataLoader, Callable]:
-    """Return the loader and the epoch of the assignment: float32, NCHW, two workers, two looks at every step."""
-    options = {"num_workers": 2, "shuffle": True, "drop_last": True, "pin_memory": DEVICE.type == "cuda"}
-    loader = DataLoader(PILDataset(images, labels), batch_size, **options)
+def assignment_way(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[Callable, TimedLoader]:
+    """Return an epoch of the assignment's, and its batches: float32 (TF32 where cuDNN has it), NCHW, two workers."""
+    pairs, options = list(zip(images, labels, strict=True)), {"num_workers": 2, "pin_memory": DEVICE.type == "cuda"}
+    loader = DataLoader(pairs, min(128, count), shuffle=True, drop_last=True, collate_fn=collate, **options)
+    batches = TimedLoader(loader, count)
     model = ResNet18().to(DEVICE).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    def train(batches: TimedLoader, epoch: int) -> None:
-        losses, correct = [], 0
+    def train() -> None:
         for inputs, targets in batches:
-            inputs, targets = inputs.to(DEVICE), targets.to(DEVICE)
             optimizer.zero_grad()
-            logits = model(inputs)
+            logits, targets = model(inputs.to(DEVICE)), targets.to(DEVICE)
             loss = F.cross_entropy(logits, targets)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-            correct += (logits.argmax(1) == targets).sum().item()
+            loss.item(), (logits.argmax(1) == targets).sum().item()  # as it logs every step
 
-    return loader, train
-
-
-def repository_way(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tuple[DataLoader, Callable]:
-    """Return the loader and the epoch of the notebook, one without sharpness-aware steps."""
-    workers, dtype = min(8, os.cpu_count()) if DEVICE.type == "cuda" else 0, native_dtype(DEVICE)
-    loader = train_loader(images, labels, batch_size, seed=0, workers=workers)
-    model = ResNet18().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, NOTEBOOK, dtype)
-    scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(NOTEBOOK["averaging"]))
-    return loader, lambda batches, epoch: train_one_epoch(
-        model, batches, optimizer, scaler, epoch, dtype, smoothing=NOTEBOOK["label smoothing"], average=average
-    )
+    return train, batches
 
 
-def measure(train: Callable, batches: TimedLoader, epoch: int) -> tuple[float, float, float]:
-    """Return the seconds of `len(batches)` steps, those of them spent waiting for data, and the peak memory in MB."""
+def repository_ways(images: np.ndarray, labels: np.ndarray, count: int) -> dict[str, tuple[Callable, TimedLoader]]:
+    """Return an epoch of the recipe's and one with SAM, and their batches."""
+    recipe = replace(RECIPE, precision=native_precision(DEVICE), batch_size=min(RECIPE.batch_size, count))
+    loader = train_loader(images, labels, recipe.batch_size, seed=recipe.seed, workers=worker_count(DEVICE))
+    batches = TimedLoader(loader, count)
+    training = Training(recipe, DEVICE, len(batches))
+    return {
+        "repository": (lambda: train_one_epoch(training, batches, epoch=0), batches),
+        "repository_sam": (lambda: train_one_epoch(training, batches, epoch=recipe.epochs - 1), batches),
+    }
+
+
+def measure(train: Callable[[], None], batches: TimedLoader) -> tuple[float, float]:
+    """Return the seconds that all batches take, and those of them spent waiting for data."""
     batches.waited = 0.0  # on a GPU an upper bound: it may be computing meanwhile
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    train(batches, epoch)
+    train()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-        return time.perf_counter() - start, batches.waited, torch.cuda.max_memory_allocated() / 1e6
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return time.perf_counter() - start, batches.waited, kilobytes * 1024 / 1e6
+    return time.perf_counter() - start, batches.waited
 
 
-def summarize(seconds: list[float], waited: list[float], memory: list[float], images: int) -> dict[str, float]:
-    """Return the medians over the repeats, each of which trained on `images` images."""
-    rate = images / statistics.median(seconds)
+def summarize(measured: list[tuple[float, float]], images: int) -> dict[str, float]:
+    """Return the medians over the repeats of (seconds, seconds waiting for data), each for `images` images."""
+    rate = images / statistics.median(seconds for seconds, _ in measured)
     return {
-        "seconds per epoch": EPOCH_IMAGES / rate,
-        "images/s": rate,
-        "waiting for data (%)": statistics.median(100 * w / s for w, s in zip(waited, seconds, strict=True)),
-        "TFLOP/s": rate * GFLOP_PER_IMAGE / 1000,
-        "peak memory (MB)": max(memory),
+        "seconds_per_epoch": RECIPE.train_images / rate,
+        "images_per_second": rate,
+        "data_wait_percent": statistics.median(100 * waited / seconds for seconds, waited in measured),
     }
 
 
 def main(repeats: int = 5, cpu_images: int = 1_280) -> dict:
-    """Measure both ways in turn, after one repeat of each that does not count; print and save runs/train_speed.json."""
+    """Measure all ways in turn, after one repeat of each that does not count; save runs/train_speed.json."""
     data = load_data()
-    images, labels = data.train_images[:EPOCH_IMAGES], data.train_labels[:EPOCH_IMAGES]
+    images, labels = data.train_images[: RECIPE.train_images], data.train_labels[: RECIPE.train_images]
     count = len(images) if DEVICE.type == "cuda" else cpu_images
     torch.manual_seed(0)
-    ways = []
-    for way, batch_size in zip((assignment_way, repository_way), BATCH_SIZES.values(), strict=True):
-        loader, train = way(images, labels, min(batch_size, count))
-        ways.append((train, TimedLoader(loader, max(1, count // batch_size))))
-    runs = [[measure(*way, epoch) for way in ways] for epoch in range(repeats + 1)][1:]
-    seen = [len(batches) * batches.batch_size for _, batches in ways]
-    table = [summarize(*zip(*way, strict=True), n) for way, n in zip(zip(*runs, strict=True), seen, strict=True)]
-    results = dict(zip(BATCH_SIZES, table, strict=True))
-    print(pd.DataFrame(results).to_string(float_format="{:,.2f}".format))
-    ratios = [slow[0] / seen[0] / (fast[0] / seen[1]) for slow, fast in runs]
-    sizes = " and ".join(map(str, BATCH_SIZES.values()))
-    method = f"medians of {repeats} repeats in turn, {seen[0]:,} and {seen[1]:,} images in batches of {sizes}"
-    if count < EPOCH_IMAGES:
-        method += f", extrapolated to {EPOCH_IMAGES:,} images"
-    facts = {"ratio": statistics.median(ratios), "ratios": ratios, "method": method, "data": data.name}
-    facts["memory"] = "GPU, with the other way's idle model" if DEVICE.type == "cuda" else "whole process, both ways"
-    facts["compile seconds"] = 0.0  # nothing is compiled, see speed.md
-    facts["precision"] = f"float32 (convolutions in TF32 where cuDNN has it) against {native_dtype(DEVICE)}"
-    facts |= describe_environment(DEVICE) | {"cores": os.cpu_count(), "cpu": torch.backends.cpu.get_cpu_capability()}
-    print("\n".join(f"{name}: {fact}" for name, fact in facts.items()))
-    write_json(Path("runs/train_speed.json"), results | facts)
-    return results | facts
+    ways = {"assignment": assignment_way(images, labels, count)} | repository_ways(images, labels, count)
+    seen = {name: batches.images for name, (_, batches) in ways.items()}
+    runs = [{name: measure(*way) for name, way in ways.items()} for _ in range(repeats + 1)][1:]
+    results = {name: summarize([run[name] for run in runs], seen[name]) for name in ways}
+    ratios = [run["assignment"][0] / run["repository"][0] * seen["repository"] / seen["assignment"] for run in runs]
+    results |= {"ratio": statistics.median(ratios), "ratios": ratios, "images": seen, "data": data.name}
+    results |= {"precision": native_precision(DEVICE), "cores": os.cpu_count()}
+    results |= {"environment": describe_environment(DEVICE)}
+    write_json(Path("runs/train_speed.json"), results)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(main(), indent=1))

@@ -114,33 +114,6 @@ def ablation() -> str:
     return markdown(star.set_axis(["EMA", "weights of the last step"], axis=1), "change")
 
 
-def rates() -> str:
-    """Tabulate the learning rates that were tried for AdamW and SGD, after 8 epochs of short runs."""
-    rows = {}
-    for optimizer in ("recipe", "adamw", "sgd"):
-        for path in sorted(NOVEMBER.glob(f"{optimizer}*-seed0-*x4500.json")):
-            log = json.loads(path.read_text())
-            row, config = log["history"][7], log["config"]
-            if "rounded" not in config["precision"]:
-                rows[f"{config['optimizer']}, {config['lr']:g}, {config['precision']}"] = (
-                    f"{row['train loss']:.2f}",
-                    f"{row['validation accuracy']:.1f}",
-                )
-    columns = ["training loss (nats)", "validation accuracy (%)"]
-    return markdown(pd.DataFrame(rows, columns).T, "optimizer, learning rate, precision")
-
-
-def precision() -> str:
-    """Tabulate the validation accuracies of short runs in several precisions."""
-    rows = {}
-    for path in sorted(NOVEMBER.glob("recipe-seed?-20x4500*.json")):
-        log = json.loads(path.read_text())
-        row, config = log["history"][-1], log["config"]
-        accuracies = f"{row['EMA validation accuracy']:.2f}", f"{row['validation accuracy']:.2f}"
-        rows[f"{config['seed']}, {config['precision']}"] = accuracies
-    return markdown(pd.DataFrame(rows, ["EMA (%)", "weights of the last step (%)"]).T, "seed, precision")
-
-
 def swapped() -> str:
     """Tabulate by how much maps of this run are better than maps of other images."""
     maps = {check: flat(values) for check, values in json.loads(RESULTS.read_text())["swapped"].items()}
@@ -148,18 +121,14 @@ def swapped() -> str:
     return markdown(table, "map") if len(table) else "No map passes every check."
 
 
-def full_length() -> str:
-    """Tabulate the full-length runs by the recipe of November 2026 and its changes."""
+def runs(pattern: str) -> str:
+    """Tabulate runs by the recipe of November 2026 and its changes, those whose log's name fits the pattern."""
     rows = {}
-    for path in sorted(NOVEMBER.glob("*-seed?-40x*.json")):
+    for path in sorted(NOVEMBER.glob(pattern)):
         log = json.loads(path.read_text())
-        last = log["history"][-1]
-        rows[f"`{path.stem}`"] = (
-            f"{last['EMA validation accuracy']:.2f}",
-            f"{last['validation accuracy']:.2f}",
-            f"{log['test']['accuracy']:.2f}" if "test" in log else "",
-            f"{sum(row['seconds'] for row in log['history']) / 3600:.1f}",
-        )
+        last, hours = log["history"][-1], sum(row["seconds"] for row in log["history"]) / 3600
+        validation = f"{last['EMA validation accuracy']:.2f}", f"{last['validation accuracy']:.2f}"
+        rows[f"`{path.stem}`"] = *validation, f"{log['test']['accuracy']:.2f}" if "test" in log else "", f"{hours:.1f}"
     columns = ["validation, EMA (%)", "validation, last step (%)", "test, EMA (%)", "hours on two CPU cores"]
     return markdown(pd.DataFrame(rows, columns).T, "log")
 
@@ -180,18 +149,6 @@ def trust_values() -> str:
     results = json.loads(RESULTS.read_text())
     trust, judged = ({c: flat(maps) for c, maps in results[part].items()} for part in ("trust", "margins"))
     return markdown(trust_table(trust, judged), "map")
-
-
-def fills() -> str:
-    """Tabulate by how much maps clear their limits when errors and curves use other fills than the blur."""
-    (log,), rows = read_logs(NOVEMBER, "trust-seed0-fills.json"), {}
-    for fill, measured in log.items():
-        for layer in ("layer3", "layer4"):
-            rows[f"{fill}, Grad-CAM {layer}"] = [
-                plus_minus(maps["gradcam"][layer], 3) for maps in measured["margins"].values()
-            ]
-        columns = list(measured["margins"])
-    return markdown(pd.DataFrame(rows, columns).T, "fill, map")
 
 
 def run_times() -> str:
@@ -233,33 +190,23 @@ def to_assignment() -> str:
     return markdown(pd.DataFrame(rows, ["epochs, instead of 40", "minutes", "device"]).T, "seed")
 
 
-BLOCKS = {
-    block.__name__: block
-    for block in (
-        findings,
-        seeds,
-        this_run,
-        ablation,
-        full_length,
-        rates,
-        precision,
-        trust_counts,
-        trust_values,
-        contrastive,
-        swapped,
-        fills,
-        speed,
-        to_assignment,
-        run_times,
-        counts,
-    )
-}
-BLOCK = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCKS = (
+    *(findings, seeds, this_run, ablation, runs, trust_counts, trust_values, contrastive, swapped),
+    *(speed, to_assignment, run_times, counts),
+)
+BLOCK = re.compile(r"<!-- (\w+)( [^\n]+?)? -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def fill(text: str) -> str:
-    """Fill every block of a page anew."""
-    return BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n{BLOCKS[match[1]]()}\n<!-- end -->", text)
+    """Fill every block of a page anew: that of `<!-- name argument -->` by calling name(argument)."""
+    blocks = {block.__name__: block for block in BLOCKS}
+
+    def filled(match: re.Match) -> str:
+        name, argument, _ = match.groups()
+        content = blocks[name](argument.strip()) if argument else blocks[name]()
+        return f"<!-- {name}{argument or ''} -->\n{content}\n<!-- end -->"
+
+    return BLOCK.sub(filled, text)
 
 
 def main() -> None:
@@ -271,8 +218,8 @@ def main() -> None:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
         filled = fill(text)
-        before, after = (dict(BLOCK.findall(version)) for version in (text, filled))
-        stale += [f"{path}: {name}" for name in after if before[name] != after[name]]
+        pairs = zip(BLOCK.findall(text), BLOCK.findall(filled), strict=True)
+        stale += [f"{path}: {old[0]}" for old, new in pairs if old != new]
         if not check and filled != text:
             write_atomically(path, lambda name, filled=filled: Path(name).write_text(filled, encoding="utf-8"))
     if check and stale:

@@ -11,12 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import resume, save_checkpoint
-from utils.data import eval_loader, train_loader
-from utils.standin import draw_shapes
+from utils.data import draw_squares, eval_loader, train_loader
 from utils.training import RECIPE, Recipe, Training, run_epoch
 
 SMALL = replace(RECIPE, epochs=3, train_images=640, batch_size=64, precision="float32", ema_decay=0.9, sam_epochs=1)
-draw = cache(draw_shapes)
+draw = cache(draw_squares)
 
 
 def small_model(*_) -> nn.Sequential:
@@ -41,9 +40,8 @@ def small_training(recipe: Recipe = SMALL, steps: int = 10, build=small_model) -
 
 
 def loaders() -> tuple[DataLoader, DataLoader]:
-    """Return ten batches of drawn shapes to train on, and one to evaluate."""
-    images, labels, _ = draw(640, seed=0)
-    return train_loader(images, labels, 64, seed=0), eval_loader(*draw(200, seed=1)[:2])
+    """Return ten batches of drawn squares to train on, and one to evaluate."""
+    return train_loader(*draw(640, seed=0), 64, seed=0), eval_loader(*draw(200, seed=1))
 
 
 def run(path: Path, training: Training, batches: tuple, epochs: int = 3, say=lambda _: None) -> list[dict]:

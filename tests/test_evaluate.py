@@ -8,12 +8,11 @@ import pytest
 from models import ResNet18
 from scripts import evaluate
 from utils.checkpoint import load_weights, save_weights
-from utils.data import eval_loader
+from utils.data import draw_squares, eval_loader
 from utils.files import RESULTS, TOLERANCE, WEIGHTS, check_same_run
-from utils.standin import draw_shapes
 from utils.training import metrics, predict
 
-IMAGES, LABELS, _ = draw_shapes(20, seed=0)
+IMAGES, LABELS = draw_squares(20, seed=0)
 REST = {"config": {}, "trained": {}, "history": []}
 OTHER = {"accuracy": 99.0, "cross-entropy": 0.1, "ECE": 0.1}
 

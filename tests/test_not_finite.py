@@ -64,4 +64,4 @@ def test_nan_in_logits_is_named():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     nn.init.constant_(model[1].bias, torch.nan)
     with pytest.raises(FloatingPointError, match="logits of image 0"):
-        predict(model, eval_loader(*draw(20, seed=0)[:2]))
+        predict(model, eval_loader(*draw(20, seed=0)))

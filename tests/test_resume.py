@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path)
 
 
 def test_workers_survive_an_interrupt_of_the_whole_process_group():
-    loader = train_loader(*draw(128, seed=0)[:2], 16, seed=0, workers=2)
+    loader = train_loader(*draw(128, seed=0), 16, seed=0, workers=2)
     batches = iter(loader)
     next(batches), next(batches)  # one of each worker: both have started
     for worker in multiprocessing.active_children():

@@ -23,7 +23,7 @@ from utils.training import (
     train_step,
 )
 
-IMAGES, LABELS, _ = draw(200, seed=0)
+IMAGES, LABELS = draw(200, seed=0)
 BATCH = torch.randn(150, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(150) % 10
 SGD = replace(SMALL, optimizer="SGD", lr=0.1, weight_decay=0.0, epochs=1)
 

@@ -20,7 +20,6 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from utils.environment import check_writable, read_choice, read_variable, requested_mode
-from utils.standin import SHAPES, draw_shapes
 from utils.transforms import CLASSES, A, augmentation, normalize
 
 MIRRORS = (
@@ -62,7 +61,7 @@ def load_data(download: bool = True) -> ImageData:
     except DataError as error:
         if choice == "cifar10" or read_variable("CIFAR10_ROOT"):
             raise
-        print(f"{error}\nContinuing with drawn shapes: whatever follows is NOT about CIFAR-10.")
+        print(f"{error}\nContinuing with drawn squares: whatever follows is NOT about CIFAR-10.")
         return load_standin()
 
 
@@ -74,10 +73,19 @@ def cifar10_root() -> Path:
 
 
 def load_standin() -> ImageData:
-    """Draw 6,000 training and 1,000 test images of ten shapes (see `utils/standin.py`)."""
-    train_images, train_labels, _ = draw_shapes(6_000, seed=0)
-    test_images, test_labels, _ = draw_shapes(1_000, seed=1)
-    return ImageData("drawn shapes, NOT CIFAR-10", SHAPES, train_images, train_labels, test_images, test_labels)
+    """Draw 6,000 training and 1,000 test images in CIFAR-10's place."""
+    classes = tuple(f"hue {36 * label}" for label in range(10))
+    return ImageData("drawn squares, NOT CIFAR-10", classes, *draw_squares(6_000, seed=0), *draw_squares(1_000, seed=1))
+
+
+def draw_squares(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images uint8 (N, 32, 32, 3) of a square somewhere on noise, its hue that of its class, int64 (N,)."""
+    rng, labels = np.random.default_rng(seed), np.arange(count) % 10
+    images = rng.normal(120, 40, (count, 32, 32, 3))
+    colors = 80 * np.cos(2 * np.pi * (labels[:, None] / 10 + np.arange(3) / 3))
+    for image, color, (row, column) in zip(images, colors, rng.integers(0, 20, (count, 2)), strict=True):
+        image[row : row + 12, column : column + 12] += color
+    return images.clip(0, 255).astype(np.uint8), labels
 
 
 def load_cifar10(root: Path, download: bool = True) -> ImageData:

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Every figure that needs a GPU, within LIMIT seconds: the published network is trained anew beside other seeds, then speeds
+# are measured. Logs and results go to OUT, even where a part fails; a second call continues what was cut short.
+# In small: S8_MODE=smoke FIT=3 SHORT="--epochs 1 --images 260" STEPS="steps=1, batch_size=8" REPEATS=1 CPU_IMAGES=64
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+OUT=${OUT:-runs/gpu} LIMIT=${LIMIT:-585} SHORT=${SHORT:-} STEPS=${STEPS:-steps=30} REPEATS=${REPEATS:-3}
+export S8_MODE=${S8_MODE:-full} S8_DATA=${S8_DATA:-cifar10} PYTHONUNBUFFERED=1
+declare -A names
+failed=0
+mkdir -p "$OUT"
+
+start() {  # NAME RESERVE COMMAND...: for as long as leaves RESERVE seconds
+  local limit=$((LIMIT - SECONDS - $2))
+  timeout -k 10 $((limit > 1 ? limit : 1)) "${@:3}" >"$OUT/$1.log" 2>&1 &
+  names[$!]=$1
+}
+
+finish() {  # all that was started
+  for pid in "${!names[@]}"; do
+    wait "$pid" && code=0 || code=$? failed=1
+    echo "${names[$pid]}: exit $code after $SECONDS s; $(tail -n 1 "$OUT/${names[$pid]}.log")"
+    unset "names[$pid]"
+  done
+}
+
+keep() {
+  kill "${!names[@]}" 2>/dev/null
+  wait
+  cp -r runs/*.json runs/*.ipynb runs/recipes/*.json images models/*.safetensors "$OUT"
+}
+trap keep EXIT
+trap 'exit 1' INT TERM
+
+start data 0 python -c "from utils.data import load_data; load_data()"; finish  # fetched once, not by every process
+# What a step takes tells how many runs fit, each with its share of the GPU, if all else takes 285 s.
+start probe $((LIMIT - 90)) python -c "from benchmarks.step_variants import *; main(['as_is', 'sam'], rounds=1, $STEPS)"; finish
+cost=$(python -c "
+import json; from utils.training import RECIPE as r
+ms = json.load(open('runs/step_variants.json'))['milliseconds']
+print(round(r.train_images / r.batch_size * ((r.epochs - r.sam_epochs) * ms['as_is'] + r.sam_epochs * ms['sam']) / 1_000))")
+fit=${FIT:-$(((LIMIT - 285) / ${cost:-LIMIT}))} others=(recipe 1 recipe 2 float16 0)
+others=("${others[@]:0:2 * (fit > 1 ? fit - 1 : 0)}")
+echo "a run takes the GPU for $cost s: $fit fit, the notebook's beside ${others[*]:-none}"
+((fit > 0)) && start notebook 180 python -m scripts.run_notebook
+((fit > 1)) && start seeds 180 python -m benchmarks.recipes $SHORT "${others[@]}"
+finish
+
+# On the quiet GPU
+start train_speed 110 python -c "from benchmarks.train_speed import main; print(main($REPEATS, ${CPU_IMAGES:-1_280}))"; finish
+start cam_speed 95 python -c "from benchmarks.cam_speed import main; print(main($REPEATS))"; finish
+start step_variants 5 python -c "from benchmarks.step_variants import *; main(list(VARIANTS), $STEPS)"; finish
+((fit < 4)) && start float16 5 python -m benchmarks.recipes $SHORT float16 0; finish
+exit $failed
