@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from utils.checkpoint import resume, save_checkpoint, save_weights
+from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights
 from utils.data import eval_loader, load_data, split, train_loader
-from utils.environment import choose_device, describe_environment, worker_count
+from utils.environment import choose_device, describe_environment, lock, worker_count
 from utils.files import write_json
-from utils.training import RECIPE, Recipe, Training, metrics, native_precision, predict, run_epoch
+from utils.training import RECIPE, Recipe, Training, evaluate, native_precision, run_epoch
 
 CHANGES = {
     "recipe": {},
@@ -69,6 +69,8 @@ def train(name: str, recipe: Recipe, folder: Path = Path("runs/recipes")) -> Non
     config = recipe.config() | {"data": data.name}
     run = folder / f"{name}-seed{recipe.seed}-{recipe.epochs}x{recipe.train_images}"
     checkpoint, log_file = run / "checkpoint.pt", run.with_suffix(".json")
+    run.mkdir(parents=True, exist_ok=True)
+    lock(run)
     history = resume(checkpoint, config, **training.parts())
     environment = describe_environment(device)
     log = {"config": config, "environment": environment, "history": history}
@@ -80,8 +82,9 @@ def train(name: str, recipe: Recipe, folder: Path = Path("runs/recipes")) -> Non
         accuracy = history[-1]["EMA validation accuracy"]
         print(f"{name} {recipe.seed}: epoch {epoch + 1}, validation accuracy of the EMA {accuracy:.2f} %", flush=True)
     save_weights(run / "weights.safetensors", training.ema)
+    load_weights(run / "weights.safetensors", training.ema)  # rounded, as they are published
     if full_length:
-        log["test"] = metrics(*predict(training.ema, eval_loader(data.test_images, data.test_labels)))
+        log["test"] = evaluate(training.ema, eval_loader(data.test_images, data.test_labels))
         write_json(log_file, log)
 
 
@@ -102,9 +105,13 @@ def main() -> None:
         processes = [subprocess.Popen([*command, *pair]) for pair in zip(names, seeds, strict=True)]
         sys.exit(any([process.wait() for process in processes]))
     recipe = replace(RECIPE, seed=int(seeds[0]), precision=native_precision(choose_device()))
+    recipe = replace(recipe, **CHANGES[names[0]])
     if arguments.epochs != RECIPE.epochs or arguments.images:
-        recipe = shorten(recipe, arguments.epochs, arguments.images or RECIPE.train_images)
-    train(names[0], replace(recipe, **CHANGES[names[0]]))
+        recipe = shorten(recipe, arguments.epochs, arguments.images or recipe.train_images)
+    try:
+        train(names[0], recipe)
+    except ValueError as error:  # of a number of images, or of a checkpoint
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,14 @@
-"""Time a training step in variants, in turn, on the device at hand: python -m benchmarks.step_variants [NAME ...]
-
-Each variant is the recipe's own step on random images; only what its name says differs. One that fails is reported.
-"""
+"""Time the recipe's step on random images, and variants of it: python -m benchmarks.step_variants"""
 
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from models import GroupNorm
 from utils.environment import choose_device, describe_environment
@@ -21,70 +16,47 @@ from utils.files import write_json
 from utils.training import RECIPE, Training, native_precision, train_step
 
 DEVICE = choose_device()
+# float32_norm: as a GPU's autocast alone computes it
+VARIANTS = ("as_is", "sam", "float16", "float32", "nchw", "cudnn_benchmark", "float32_norm", "compiled")
 
 
-def channels_last_norm(norm: GroupNorm, x: Tensor) -> Tensor:
-    """Normalize x (N, C, H, W) as `norm` does, in the precision of x, without leaving channels_last."""
-    values, scale, shift = x.permute(0, 2, 3, 1), norm.weight.to(x.dtype), norm.bias.to(x.dtype)
-    with torch.autocast(DEVICE.type, enabled=False):
-        return torch.addcmul(shift, F.layer_norm(values, values.shape[1:], eps=norm.eps), scale).permute(0, 3, 1, 2)
-
-
-VARIANTS = {
-    "as_is": {},
-    "sam": {"sam": True},
-    "float16": {"precision": "float16"},
-    "float32": {"precision": "float32"},
-    "nchw": {"layout": torch.contiguous_format},
-    "cudnn_benchmark": {"cudnn_benchmark": True},
-    "float32_norm": {"norm": nn.GroupNorm.forward},  # what a GPU's autocast alone makes of it
-    "channels_last_norm": {"norm": channels_last_norm},
-    "compiled": {"compiled": True},
-    "compiled_channels_last_norm": {"compiled": True, "norm": channels_last_norm},
-}
-
-
-def make_steps(batch_size: int, *, sam: bool = False, cudnn_benchmark: bool = False, **options) -> Callable:
-    """Build a variant; return a function that takes so many steps and returns the milliseconds of one."""
-    recipe = replace(RECIPE, precision=options.get("precision", native_precision(DEVICE)))
-    training, layout = Training(recipe, DEVICE, steps=1), options.get("layout", torch.channels_last)
+def time_variant(name: str, *, batch_size: int, steps: int, rounds: int) -> float:
+    """Return the median milliseconds of a step, after one that does not count."""
+    precision = name if name in ("float16", "float32") else native_precision(DEVICE)
+    layout = torch.contiguous_format if name == "nchw" else torch.channels_last
+    training = Training(replace(RECIPE, precision=precision), DEVICE, steps=1)
     model = training.model.train().to(memory_format=layout)
     for module in model.modules():
-        if "norm" in options and isinstance(module, GroupNorm):
-            module.forward = partial(options["norm"], module)
-    if "compiled" in options:
+        if name == "float32_norm" and isinstance(module, GroupNorm):
+            module.forward = partial(nn.GroupNorm.forward, module)
+    if name == "compiled":
         model.compile()
     images = torch.randn(batch_size, 3, 32, 32).to(DEVICE, memory_format=layout)
     labels = torch.randint(10, (batch_size,)).to(DEVICE)
-
-    def take(steps: int) -> float:
-        start = time.perf_counter()
-        # TF32 does not touch 16 bits, but keeps what cuDNN remembers for this variant apart from the others'.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=cudnn_benchmark, allow_tf32=cudnn_benchmark):
-            for _ in range(steps):
-                loss = train_step(training, images, labels, sam=sam)[0]
+    tuned, times = name == "cudnn_benchmark", []
+    # TF32 touches no 16 bits, but keeps apart what cuDNN remembers for the tuned variant.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=tuned, allow_tf32=tuned):
+        for count in [1] + [steps] * rounds:
+            start = time.perf_counter()
+            for _ in range(count):
+                loss = train_step(training, images, labels, sam=name == "sam")[0]
             loss.item()  # waits for a GPU
-        return 1_000 * (time.perf_counter() - start) / steps
+            times.append(1_000 * (time.perf_counter() - start) / count)
+    return statistics.median(times[1:])
 
-    return take
 
-
-def main(names: list[str], *, batch_size: int = RECIPE.batch_size, steps: int = 30, rounds: int = 3) -> None:
-    """Time the variants in turn, after one step of each that does not count; save runs/step_variants.json."""
-    variants, times, failed = {}, {name: [] for name in names}, {}
-    for turn in range(rounds + 1):
-        for name in [name for name in names if name not in failed]:
-            try:
-                variants[name] = variants.get(name) or make_steps(batch_size, **VARIANTS[name])
-                times[name].append(variants[name](steps if turn else 1))
-            except Exception as error:
-                failed[name] = repr(error)[:300]
-            print(f"{name}: {failed.get(name) or f'{times[name][-1]:.2f} ms a step'}", flush=True)
-        medians = {name: statistics.median(times[name][1:] or times[name]) for name in names if name not in failed}
-        results = {"milliseconds": medians, "times": times, "failed": failed, "batch_size": batch_size}
-        results["environment"] = describe_environment(DEVICE)
-        write_json(Path("runs/step_variants.json"), results)  # after every round, as a limit may end it
+def main(names: Sequence[str], *, batch_size: int = RECIPE.batch_size, steps: int = 30, rounds: int = 3) -> None:
+    """Time the variants and save runs/step_variants.json after each, as a limit may end it."""
+    times, failed = {}, {}
+    for name in names:
+        try:
+            times[name] = time_variant(name, batch_size=batch_size, steps=steps, rounds=rounds)
+        except Exception as error:
+            failed[name] = repr(error)[:300]
+        print(f"{name}: {failed.get(name) or f'{times[name]:.2f} ms a step'}", flush=True)
+        results = {"milliseconds": times, "failed": failed, "batch_size": batch_size}
+        write_json(Path("runs/step_variants.json"), results | {"environment": describe_environment(DEVICE)})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(VARIANTS))
+    main(VARIANTS)

@@ -6,7 +6,6 @@ from models import ResNet18
 from utils.checkpoint import load_weights
 from utils.data import DataError, cifar10_root, eval_loader, load_cifar10
 from utils.files import RESULTS, WEIGHTS, check_same_run, read_results
-from utils.progress import progress
 from utils.training import metrics, predict
 
 
@@ -17,7 +16,7 @@ def main() -> None:
         load_weights(WEIGHTS, model)
         data = load_cifar10(cifar10_root())
         batches = eval_loader(data.test_images, data.test_labels)
-        measured = metrics(*predict(model, progress(batches, "batches of test images")))
+        measured = metrics(*predict(model, batches))
         print(f"{'':20}{'published':>12}{'measured':>12}")
         for name, figure in measured.items():
             print(f"{name:20}{published[name]:12.4f}{figure:12.4f}")

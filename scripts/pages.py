@@ -16,7 +16,7 @@ from utils import report
 from utils.files import RESULTS, write_atomically
 from utils.gradcam import METHODS
 from utils.report import flat, markdown, plus_minus, title, trust_table
-from utils.trust import outcome, passing
+from utils.trust import CHECKS, outcome, passing
 
 PAGES = [Path("README.md"), *(Path("benchmarks") / f"{name}.md" for name in ("recipes", "trust", "speed"))]
 LOGS = Path("benchmarks/logs")
@@ -62,10 +62,16 @@ def spread(values: list[float]) -> str:
     return plus_minus((mean(values), stdev(values))) if len(values) > 1 else f"{values[0]:.2f}"
 
 
+def seed_margins() -> list[dict]:
+    """Return {check: {key: (margin, standard error)}} of every seed, in the order of the checks."""
+    logs = [log["margins"] for log in read_logs(SEEDS, "trust-seed?.json")]
+    return [{check.name: flat(log[check.name]) for check in CHECKS if check.name in log} for log in logs]
+
+
 def findings() -> str:
     """List what holds in the logs of all seeds."""
     tests = [log["test"]["accuracy"] for log in read_logs(SEEDS, "recipe-seed?-40x*.json")]
-    logs = [{c: flat(maps) for c, maps in log["margins"].items()} for log in read_logs(SEEDS, "trust-seed?.json")]
+    logs = seed_margins()
     always = [title(key) for key in logs[0]["class"] if all(key in passing(log) for log in logs)]
     never = [method for method in METHODS if not any(key[0] == method for log in logs for key in passing(log))]
     return "\n".join(
@@ -80,7 +86,7 @@ def findings() -> str:
 
 def trust_counts() -> str:
     """Tabulate in how many seeds each map passes each check."""
-    logs = [{c: flat(maps) for c, maps in log["margins"].items()} for log in read_logs(SEEDS, "trust-seed?.json")]
+    logs = seed_margins()
     rows = {
         title(key): [sum(outcome(*log[check][key]) == "passes" for log in logs) for check in logs[0]]
         + [f"**{sum(key in passing(log) for log in logs)}**"]
@@ -152,8 +158,12 @@ def trust_values() -> str:
 
 
 def run_times() -> str:
-    """Tabulate how long a full run takes on GPUs."""
-    return markdown(report.run_times(), "a full run on")
+    """Say how long a run takes: a full one on GPUs, explain mode on CPUs."""
+    explained = "".join(
+        f"\n\nWithout a GPU `make run` took {log['minutes']:.0f} minutes on {log['device']}."
+        for log in read_logs(LOGS, "explain*.json")
+    )
+    return markdown(report.run_times(), "a full run on") + explained
 
 
 def counts() -> str:
@@ -185,8 +195,9 @@ def to_assignment() -> str:
         history, target = log["history"], 83.2  # 82.27 % of the test images, and what validation flatters
         below = [row["epoch"] for row in history if row["validation accuracy"] < target]
         first = max(below, default=0) + 1
-        minutes = sum(row["seconds"] for row in history[:first]) / 60
-        rows[log["config"]["seed"]] = first, f"{minutes:.0f}", log["environment"]["device"]
+        minutes = f"{sum(row['seconds'] for row in history[:first]) / 60:.0f}"
+        reached = (first, minutes) if first <= len(history) else ("never", "")
+        rows[log["config"]["seed"]] = *reached, log["environment"]["device"]
     return markdown(pd.DataFrame(rows, ["epochs, instead of 40", "minutes", "device"]).T, "seed")
 
 

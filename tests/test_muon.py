@@ -42,7 +42,7 @@ def test_two_steps_follow_the_published_equations():
     model = small_model()
     weight = model[1].weight
     expected, momentum = weight.detach().clone(), torch.zeros(16, 72)
-    optimizer = Muon(model, rate=0.02, adamw_rate=1e-3, weight_decay=0.1, dtype=torch.float32)
+    optimizer = Muon(model, lr=0.02, adamw_lr=1e-3, weight_decay=0.1, dtype=torch.float32)
     for seed in (1, 2):
         step(optimizer, model, seed)
         generator = torch.Generator().manual_seed(seed)
@@ -56,7 +56,7 @@ def test_two_steps_follow_the_published_equations():
 def test_everything_but_the_inner_convolution_gets_what_adamw_gives():
     model = small_model()
     twin = copy.deepcopy(model)
-    muon = Muon(model, rate=0.02, adamw_rate=1e-3, weight_decay=0.1, dtype=torch.float32)
+    muon = Muon(model, lr=0.02, adamw_lr=1e-3, weight_decay=0.1, dtype=torch.float32)
     adamw = torch.optim.AdamW(twin.parameters(), 1e-3, weight_decay=0.0)
     for seed in (1, 2):
         step(muon, model, seed)

@@ -53,12 +53,6 @@ def test_captions_are_right_for_one_epoch_and_for_decays_within_rounding():
     assert "cat (80.0 %)" in caption and "cat predicted as dog (2 times)" in caption
 
 
-def test_answers_are_ticked_where_they_are_the_true_class():
-    softmax = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    table = report.answers_table({("map", "layer4"): softmax}, torch.tensor([0, 0]), ("cat", "dog"), ["one", "two"])
-    assert table["map"].tolist() == ["cat (90 %) ✓", "dog (80 %)"]
-
-
 def test_markdown_escapes_pipes():
     table = report.recipe_table({"a|b": 1})
     assert report.markdown(table).splitlines()[-1].startswith("| a\\|b | 1 |")

@@ -108,8 +108,9 @@ def test_an_epoch_steps_the_plateau_with_the_training_loss_and_sam_comes_last(mo
     assert seen == [row["train loss"] for row in rows] and rows[-1]["train loss"] < rows[0]["train loss"]
     assert steps == [False] * 20 + [True] * 10
     assert rows[0]["learning rate"] == pytest.approx(RECIPE.lr) and rows[2]["minutes left"] == 0
-    loss, accuracy = evaluate(training.ema, batches[1])
-    assert (rows[2]["EMA validation loss"], rows[2]["EMA validation accuracy"]) == (loss, accuracy)
+    last = evaluate(training.ema, batches[1])
+    expected = last["cross-entropy"], last["accuracy"]
+    assert (rows[2]["EMA validation loss"], rows[2]["EMA validation accuracy"]) == expected
 
 
 def test_rates_rise_within_the_first_epoch_and_end_at_a_share_of_the_first():
@@ -194,9 +195,9 @@ def test_evaluates_every_image_once_and_in_order():
     images = torch.cat([images for images, _ in loader])
     torch.testing.assert_close(logits, model(images).detach())
     assert np.array_equal(labels, LABELS)
-    loss, accuracy = evaluate(model, loader)
-    assert loss == pytest.approx(F.cross_entropy(logits, labels).item())
-    assert accuracy == pytest.approx(100 * np.mean(logits.argmax(1).numpy() == LABELS))
+    measured = evaluate(model, loader)
+    assert measured["cross-entropy"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert measured["accuracy"] == pytest.approx(100 * np.mean(logits.argmax(1).numpy() == LABELS))
     assert predict(model, loader, torch.bfloat16)[0].dtype == torch.float32
 
 

@@ -106,11 +106,6 @@ def test_mosaics_show_the_class_to_explain_in_its_quarter():
         assert (part == label).all() and len(mosaic.unique()) == 4
 
 
-def test_mosaics_need_four_classes():
-    with pytest.raises(ValueError, match="four classes, got 3"):
-        trust.mosaics(torch.zeros(6, 3, 32, 32), torch.arange(6) % 3, torch.ones(6, dtype=torch.bool), count=1)
-
-
 def test_mosaics_are_explained_in_their_own_size(model):
     maps = trust.explain_mosaics(model, torch.randn(2, 3, 64, 64, generator=GENERATOR), torch.tensor([0, 1]))
     assert {tuple(m.shape) for m in maps.values()} == {(2, 64, 64)}

@@ -1,9 +1,10 @@
-"""A user id without a name (`docker run --user 12345`) gets one here, as importing torchvision asks for it."""
+"""What must be set before the libraries are imported."""
 
 import getpass
 import os
 
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # spares a network call
 try:
     getpass.getuser()
-except (KeyError, OSError):
+except (KeyError, OSError):  # as in `docker run --user 12345`: importing torchvision asks for the user's name
     os.environ["USER"] = str(os.getuid())

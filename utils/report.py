@@ -146,34 +146,4 @@ def confusion_caption(confusion: Tensor, classes: Sequence[str]) -> str:
 
 def error_title(classes: Sequence[str], label: Tensor, predicted: Tensor, confidence: Tensor) -> str:
     """Return the title of a misclassified image."""
-    return f"{classes[label]}, predicted {classes[predicted]} ({100 * confidence:.0f} %)"
-
-
-def answers_table(answers: dict[Key, Tensor], labels: Tensor, classes: Sequence[str], rows: list[str]) -> pd.DataFrame:
-    """Tabulate what the model answers, softmax (N, 10) under each (map, layer), the true class marked by a tick."""
-    return pd.DataFrame(
-        {
-            name: [
-                f"{classes[p.argmax()]} ({100 * p.max():.0f} %){' ✓' if p.argmax() == label else ''}"
-                for p, label in zip(softmax, labels, strict=True)
-            ]
-            for (name, _), softmax in answers.items()
-        },
-        rows,
-    )
-
-
-def conclusions(
-    test: dict[str, float], confidences: dict[str, float], errors: int, margins: dict[str, dict[Key, tuple]]
-) -> str:
-    """Sum up a run in Markdown."""
-    same = [title(key) for key, margin in margins["class"].items() if outcome(*margin) == "fails"]
-    percent = {name: f"{100 * value:.1f} %" for name, value in confidences.items()}
-    tendency = "underconfident" if 100 * confidences["all"] < test["accuracy"] else "overconfident"
-    return f"""
-- Test accuracy: **{test["accuracy"]:.2f} %**, {errors:,} errors.
-- Mean confidence: {percent["all"]}, so the network is {tendency} on average (ECE {test["ECE"]:.3f}).
-  It is {percent["correct"]} where correct, {percent["errors"]} on errors, {percent["shown"]} on those shown.
-- Maps that pass every check: {", ".join(map(title, passing(margins))) or "none"}.
-- Maps that are much the same for the true class: {", ".join(same) or "none"}.
-"""
+    return f"{classes[label]}, predicted {classes[predicted]} ({100 * confidence:.0f}\N{NO-BREAK SPACE}%)"

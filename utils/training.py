@@ -74,11 +74,7 @@ class Training:
     """All that changes while a network is trained: its weights, their EMA, and the state of what updates them."""
 
     def __init__(self, recipe: Recipe, device: torch.device, steps: int):
-        """Build everything in its first state.
-
-        Args:
-            steps: in an epoch; over the first of them the learning rates rise from a hundredth.
-        """
+        """Build everything in its first state; over the first `steps`, an epoch, the learning rates rise."""
         self.recipe, self.dtype = recipe, getattr(torch, recipe.precision)
         torch.manual_seed(recipe.seed)
         model = ResNet18({"layer": GroupNorm, "batch": nn.BatchNorm2d}[recipe.norm])
@@ -98,8 +94,7 @@ class Training:
 
     def parts(self) -> dict:
         """Return what a checkpoint must hold, by name; each part has a state_dict."""
-        names = ("model", "ema", "optimizer", "warmup", "scheduler", "scaler")
-        return {name: getattr(self, name) for name in names}
+        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -122,8 +117,9 @@ def run_epoch(training: Training, train_batches: DataLoader, validation_batches:
     seconds = time.perf_counter() - start
     row["learning rate"] = training.optimizer.param_groups[0]["lr"]
     for prefix, model in (("", training.model), ("EMA ", training.ema)):
-        loss, accuracy = evaluate(model, validation_batches, training.dtype)
-        row |= {f"{prefix}validation loss": loss, f"{prefix}validation accuracy": accuracy}
+        measured = evaluate(model, validation_batches, training.dtype)
+        row[f"{prefix}validation loss"] = measured["cross-entropy"]
+        row[f"{prefix}validation accuracy"] = measured["accuracy"]
     training.scheduler.step(row["train loss"])
     cost = [2 if uses_sam(recipe, later) else 1 for later in range(recipe.epochs)]
     left = (time.perf_counter() - start) / cost[epoch] * sum(cost[epoch + 1 :])
@@ -274,15 +270,9 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
     return logits, labels
 
 
-def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
-    """Return the mean cross-entropy in nats and the accuracy in % over all images of the loader."""
-    logits, labels = predict(model, loader, dtype)
-    return F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the percentage of logits (N, 10) whose largest is at the label (N,)."""
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
+def evaluate(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """Return the `metrics` over all images of the loader."""
+    return metrics(*predict(model, loader, dtype))
 
 
 def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -293,7 +283,7 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     probabilities = logits.softmax(1).clamp(max=1 - 1e-6)  # torchmetrics gives 1 a bin of its own (its issue 3510)
     ece = multiclass_calibration_error(probabilities, labels, num_classes=10, n_bins=15)
     return {
-        "accuracy": accuracy(logits, labels),
+        "accuracy": 100 * (logits.argmax(1) == labels).double().mean().item(),
         "cross-entropy": F.cross_entropy(logits, labels).item(),
         "ECE": ece.item(),
     }

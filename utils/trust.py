@@ -7,6 +7,7 @@ nothing of the model fit in beside them under ("baseline", name).
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ CHUNK = 100  # images at a time; 250 are slower on a CPU
 CASCADE = ("linear", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")  # from the last to the first
 UNTRAINED_NETWORKS = 10
 CURVE_STEPS = 8  # of a deletion or insertion curve
+blur = partial(gaussian_blur, kernel_size=[21, 21], sigma=[5.0, 5.0])  # shapes are gone, colors are not
 
 
 @dataclass(frozen=True)
@@ -199,19 +201,12 @@ def mosaics(
 
     Returns:
         mosaics (4 count, 3, 2 H, 2 W), the class to explain (4 count,), and the quarter 0..3 that shows it (4 count,).
-
-    Raises:
-        ValueError: if the labels (N,) hold fewer than four classes.
     """
     if len(labels[correct].unique()) >= 4:
         images, labels = images[correct], labels[correct]
-    rng = np.random.default_rng(seed)
-    known = labels.unique().numpy()
-    if len(known) < 4:
-        raise ValueError(f"mosaics need images of four classes, got {len(known)}")
-    picks = []
+    rng, picks = np.random.default_rng(seed), []
     for _ in range(count):
-        chosen = rng.choice(known, 4, replace=False)
+        chosen = rng.choice(labels.unique().numpy(), 4, replace=False)
         picks.append([int(rng.choice(torch.nonzero(labels == label).flatten().numpy())) for label in chosen])
     picks = torch.tensor(picks)
     quarters = images[picks]  # (count, 4, 3, H, W)
@@ -237,11 +232,6 @@ def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
     total = sums.sum(1)
     inside = sums.gather(1, quarter[:, None].to(sums.device))[:, 0]
     return torch.where(total > 0, inside / total.clamp(min=1e-12), 0.25).view(-1, 4).mean(1).cpu()
-
-
-def blur(images: Tensor) -> Tensor:
-    """Blur images so that shapes are gone, but not colors: a Gaussian of 5 pixels."""
-    return gaussian_blur(images, kernel_size=[21, 21], sigma=[5.0, 5.0])
 
 
 def pixel_ranks(maps: Maps, images: Tensor) -> Maps:
