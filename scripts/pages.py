@@ -109,15 +109,16 @@ def contrastive() -> str:
     return f"Contrastive maps fix more errors than plain ones: {', '.join(lines)} cases (layers x seeds)."
 
 
-def ablation() -> str:
-    """Tabulate what short runs with one value changed gain over the recipe of November 2026."""
+def ablation(weights: str = "both") -> str:
+    """Tabulate what short runs with one value changed gain over the recipe of November 2026, by the EMA or both."""
     reference, rows = read_logs(NOVEMBER, "recipe-seed?-20x4500.json"), {}
     for name in {path.name.split("-seed")[0] for path in NOVEMBER.glob("*-seed2-20x4500.json")} - {"recipe"}:
         logs = read_logs(NOVEMBER, f"{name}-seed?-20x4500.json")
         rows[f"`{name}`"] = [gains(logs, reference, f"{prefix}validation accuracy") for prefix in ("EMA ", "")]
     table = pd.DataFrame(sorted(rows.values(), reverse=True), sorted(rows, key=rows.get, reverse=True))
     star = table.map(lambda gain: plus_minus(gain, 1) + " *" * (abs(gain[0]) > T_OF_THREE * gain[1]))
-    return markdown(star.set_axis(["EMA", "weights of the last step"], axis=1), "change")
+    star = star.set_axis(["EMA", "weights of the last step"], axis=1)
+    return markdown(star if weights == "both" else star[[weights]], "change")
 
 
 def swapped() -> str:

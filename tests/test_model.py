@@ -16,7 +16,7 @@ def test_has_the_assignments_parameters():
     assert sum(weight.numel() for weight in ResNet18().parameters()) == 11_173_962
 
 
-def test_normalises_each_image_over_channels_rows_and_columns(model):
+def test_normalizes_each_image_over_channels_rows_and_columns(model):
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
     assert len(norms) == 20 and all(isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 for norm in norms)
     for norm in norms:

@@ -65,7 +65,7 @@ def test_everything_but_the_inner_convolution_gets_what_adamw_gives():
         assert torch.equal(weight, other) == (name != "1.weight"), name
 
 
-def test_the_resnet_has_19_matrices_and_every_parameter_is_optimised():
+def test_the_resnet_has_19_matrices_and_every_parameter_is_optimized():
     model = ResNet18()
     matrices, others = (group["params"] for group in Muon(model, 0.02, 1e-3, 0.1, torch.float32).param_groups)
     assert len(matrices) == 19 and all(weight.shape[1] >= 64 for weight in matrices)

@@ -45,7 +45,7 @@ def title(key: Key) -> str:
 
 def plus_minus(pair: tuple[float, float], digits: int = 2) -> str:
     """Return a mean and its error as text."""
-    return f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
+    return f"{pair[0]:z.{digits}f} ± {pair[1]:.{digits}f}"
 
 
 def history_table(history: list[dict]) -> pd.DataFrame:
