@@ -74,11 +74,12 @@ def findings() -> str:
     logs = seed_margins()
     always = [title(key) for key in logs[0]["class"] if all(key in passing(log) for log in logs)]
     never = [method for method in METHODS if not any(key[0] == method for log in logs for key in passing(log))]
+    recipe = ", recipe of November 2026" * (SEEDS == NOVEMBER)
     return "\n".join(
         [
-            f"- **{spread(tests)} % test accuracy** (mean ± standard deviation of {len(tests)} seeds).",
+            f"- **{spread(tests)} % test accuracy** (mean ± standard deviation of {len(tests)} seeds{recipe}).",
             f"- **Maps that pass every check in all {len(logs)} seeds: {', '.join(always) or 'none'}**"
-            + "".join(f"; {METHODS[method]} passes in none" for method in never)
+            + "".join(f"; no {METHODS[method]} map does in any" for method in never)
             + " ([caveat](#can-the-maps-be-trusted)).",
         ]
     )
@@ -117,8 +118,8 @@ def ablation(weights: str = "both") -> str:
         rows[f"`{name}`"] = [gains(logs, reference, f"{prefix}validation accuracy") for prefix in ("EMA ", "")]
     table = pd.DataFrame(sorted(rows.values(), reverse=True), sorted(rows, key=rows.get, reverse=True))
     star = table.map(lambda gain: plus_minus(gain, 1) + " *" * (abs(gain[0]) > T_OF_THREE * gain[1]))
-    star = star.set_axis(["EMA", "weights of the last step"], axis=1)
-    return markdown(star if weights == "both" else star[[weights]], "change")
+    star = star.set_axis(["EMA", "last step"], axis=1)
+    return markdown(star if weights == "both" else star[[weights]], "change, gain by")
 
 
 def swapped() -> str:

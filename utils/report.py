@@ -104,16 +104,15 @@ def verdict(margins: dict[str, dict[Key, tuple]], empty: dict[Key, int], count: 
 
 
 def repetition(published: dict[str, dict[Key, tuple]], here: dict[str, dict[Key, tuple]]) -> tuple[pd.DataFrame, str]:
-    """Tabulate both measurements of every check and map; say which differ by more than three standard errors."""
-    rows, different = {}, []
+    """Tabulate "published / here" of every check and map; say which differ by more than three standard errors."""
+    table, different = pd.DataFrame(), []
     for check, maps in here.items():
-        for key in filter(published[check].get, maps):
+        for key in (key for key in maps if key[0] in METHODS and key in published[check]):
             (one, error), (other, own) = published[check][key], maps[key]
-            rows[f"{check}: {title(key)}"] = plus_minus((one, error)), plus_minus((other, own))
+            table.loc[title(key), check] = f"{plus_minus((one, error))} / {plus_minus((other, own))}"
             if abs(one - other) > 3 * (error**2 + own**2) ** 0.5:
                 different.append(f"{check} of {title(key)}")
-    verdict = f"More than three standard errors apart: {', '.join(different) or 'none'} (of {len(rows)})."
-    return pd.DataFrame(rows, ["published", "here"]).T, verdict
+    return table, f"More than three standard errors apart: {', '.join(different) or 'none'}."
 
 
 def markdown(table: pd.DataFrame, corner: str = "") -> str:
