@@ -48,8 +48,8 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def check_same_run(measured: dict, published: dict, tolerance: dict = TOLERANCE) -> None:
+def check_same_run(measured: dict, published: dict) -> None:
     """Raise a ValueError where metrics differ by more than rounding on another device explains."""
-    if wrong := [name for name, limit in tolerance.items() if not abs(measured[name] - published[name]) <= limit]:
+    if wrong := [name for name, limit in TOLERANCE.items() if not abs(measured[name] - published[name]) <= limit]:
         names = ", ".join(wrong)
         raise ValueError(f"'{WEIGHTS}' and '{RESULTS}' are of different runs, by {names}: check both out again")
