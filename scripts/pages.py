@@ -96,20 +96,6 @@ def trust_counts() -> str:
     return markdown(pd.DataFrame(rows, [*logs[0], "**all**"]).T, f"passes in so many of {len(logs)} seeds")
 
 
-def contrastive() -> str:
-    """Count in how many layers and seeds contrastive maps fix more errors than plain ones."""
-    trusts = [log["trust"] for log in read_logs(SEEDS, "trust-seed?.json")]
-    lines = []
-    for method, name in METHODS.items():
-        more = [
-            trust["fixed contrastive"][method][layer][0] > trust["fixed"][method][layer][0]
-            for trust in trusts
-            for layer in trust["fixed"][method]
-        ]
-        lines.append(f"{name} in {sum(more)} of {len(more)}")
-    return f"Contrastive maps fix more errors than plain ones: {', '.join(lines)} cases (layers x seeds)."
-
-
 def ablation(weights: str = "both") -> str:
     """Tabulate what short runs with one value changed gain over the recipe of November 2026, by the EMA or both."""
     reference, rows = read_logs(NOVEMBER, "recipe-seed?-20x4500.json"), {}
@@ -204,7 +190,7 @@ def to_assignment() -> str:
 
 
 BLOCKS = (
-    *(findings, seeds, this_run, ablation, runs, trust_counts, trust_values, contrastive, swapped),
+    *(findings, seeds, this_run, ablation, runs, trust_counts, trust_values, swapped),
     *(speed, to_assignment, run_times, counts),
 )
 BLOCK = re.compile(r"<!-- (\w+)( [^\n]+?)? -->\n(.*?)<!-- end -->", re.DOTALL)

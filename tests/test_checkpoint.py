@@ -94,7 +94,7 @@ WEIGHT_FAULTS = {  # and what is said of them
     "of a wrong shape": (change_weights(lambda w: w.update({"0.bias": torch.zeros(5)})), "0.bias"),
     "without a tensor": (change_weights(lambda w: w.pop("1.bias")), "1.bias"),
     "with one more": (change_weights(lambda w: w.update({"2.bias": torch.zeros(5)})), "2.bias"),
-    "of integers": (change_weights(lambda w: w.update({"0.bias": w["0.bias"].int()})), "0.bias.*int32"),
+    "of integers": (change_weights(lambda w: w.update({"0.bias": w["0.bias"].int()})), "integers in 0.bias"),
     "with NaN": (change_weights(lambda w: w["0.bias"].fill_(torch.nan)), "NaN.*0.bias"),
 }
 

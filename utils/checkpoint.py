@@ -1,8 +1,9 @@
 """Checkpoints that survive an interruption at any moment, and the weights and logits that are published."""
 
-import os
+import copy
 from io import BytesIO
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -33,12 +34,11 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
 
     A checkpoint that is damaged or of another configuration, and a Drive that cannot be used, raise a ValueError.
     """
-    mend = afresh = f"Delete '{path}' and restart the kernel to start afresh"
+    places = f"'{path}'"
     if drive := check_drive():
-        copies = f"'{drive}/{path.parent.name}-epoch*.pt'"
-        afresh = f"Delete '{path}' and {copies}, then restart the kernel to start afresh"
-        mend = f"Delete '{path}', and if that does not help the last of {copies}, and restart the kernel to continue"
+        places += f" and '{drive / name_copy(path, '???')}'"
         copy_from_drive(path, drive)
+    afresh = f"Delete {places} and restart the kernel to start afresh"
     if not path.exists():
         save_checkpoint(path, config, [], **parts)
         return []
@@ -49,8 +49,9 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
     except PermissionError:  # says what is wrong; the checkpoint may be whole
         raise
     except Exception as error:  # torch.load raises many kinds, and some advise to load without weights_only
-        kind = type(error).__name__
-        raise ValueError(f"'{path}' is damaged or no checkpoint of this notebook ({kind}). {mend}.") from None
+        fault = f"'{path}' is damaged or no checkpoint of this notebook ({type(error).__name__})"
+        earlier = f"Delete '{path}' alone to continue from a whole copy on Drive, if there is one. " if drive else ""
+        raise ValueError(f"{fault}. {earlier}{afresh}.") from None
     changed = {name: before.get(name) for name in sorted({*before, *config}) if before.get(name) != config.get(name)}
     if changed:
         values = "; ".join(f"{name} was {value!r}, is {config.get(name)!r}" for name, value in changed.items())
@@ -61,7 +62,7 @@ def resume(path: Path, config: dict, **parts) -> list[dict]:
         part.load_state_dict(state[name])
         getattr(part, "_per_optimizer_states", {}).clear()  # what an interrupted step leaves in a GradScaler
     print(f"Resumed from '{path}' after epoch {len(history)}. {afresh}.")
-    if drive and not os.path.exists(name_copy(path, drive, len(history))):  # its copying was interrupted
+    if drive and not (drive / name_copy(path, len(history))).exists():  # its copying was interrupted
         copy_to_drive(path, drive, len(history))
     return history
 
@@ -76,20 +77,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Load published weights into the model, in its own precision; raise a ValueError if anything in them is wrong."""
     try:
         weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"'{path}' is missing, damaged or not safetensors ({error}): check it out again") from None
-    own = model.state_dict()
-    for name in sorted({*own, *weights}):
-        expected, found = (tuple(state[name].shape) if name in state else None for state in (own, weights))
-        if expected != found:
-            fault = f"is of another model: {name} should be {expected}, is {found}"
-        elif not weights[name].is_floating_point():
-            fault = f"holds {name} as {weights[name].dtype}, not floating point"
-        elif not weights[name].isfinite().all():
-            fault = f"holds NaN or infinity in {name}"
-        else:
-            continue
-        raise ValueError(f"'{path}' {fault}: check it out again")
+        copy.deepcopy(model).load_state_dict(weights)  # which would keep what it loads before it finds a fault
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = shorten(str(error), 200)
+        raise ValueError(f"'{path}' is missing, damaged or of another model: {reason}. Check it out again") from None
+    for name, weight in weights.items():
+        if not (weight.is_floating_point() and weight.isfinite().all()):
+            raise ValueError(f"'{path}' holds NaN, infinity or integers in {name}: check it out again")
     model.load_state_dict(weights)
 
 

@@ -52,17 +52,15 @@ def load_data(download: bool = True) -> ImageData:
     `S8_DATA` decides about the drawn stand-in: `auto` (default; where CIFAR-10 cannot be had and `CIFAR10_ROOT` is
     unset), `cifar10` (never), `standin` (always). Raises a DataError where CIFAR-10 cannot be had otherwise.
     """
-    download = requested_mode() != "smoke" and download
-    choice, root = read_choice("S8_DATA", ("auto", "cifar10", "standin")), cifar10_root()
-    if choice == "standin":
-        return load_standin()
-    try:
-        return load_cifar10(root, download)
-    except DataError as error:
-        if choice == "cifar10" or read_variable("CIFAR10_ROOT"):
-            raise
-        print(f"{error}\nContinuing with drawn squares: whatever follows is NOT about CIFAR-10.")
-        return load_standin()
+    smoke, choice = requested_mode() == "smoke", read_choice("S8_DATA", ("auto", "cifar10", "standin"))
+    if choice != "standin":
+        try:
+            return load_cifar10(cifar10_root(), download and not smoke)
+        except DataError as error:
+            if choice == "cifar10" or read_variable("CIFAR10_ROOT"):
+                raise
+            print(f"{error}\nContinuing with drawn squares: whatever follows is NOT about CIFAR-10.")
+    return load_standin()
 
 
 def cifar10_root() -> Path:
@@ -102,36 +100,33 @@ def load_cifar10(root: Path, download: bool = True) -> ImageData:
 
 def broken_files(root: Path) -> list[str]:
     """Name the official files below `root` that are missing or do not have their official MD5 sum."""
-    folder = root / CIFAR10.base_folder
-    official = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
+    folder, meta = root / CIFAR10.base_folder, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     return [
         f"{name} {'is damaged' if (folder / name).exists() else 'is missing'}"
-        for name, md5 in official
+        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta)
         if not check_integrity(folder / name, md5)
     ]
 
 
 def fetch_cifar10(root: Path, mirrors: tuple[str, ...] = MIRRORS, timeout: float = TIMEOUT) -> None:
     """Download and unpack CIFAR-10 from the first mirror that has it; raise a DataError with all their answers."""
-    folder, answers = root / CIFAR10.base_folder, []
+    folder, answers, before = root / CIFAR10.base_folder, [], socket.getdefaulttimeout()
     try:
-        check_writable(root)
         check_writable(folder)
+        socket.setdefaulttimeout(timeout)  # torchvision's downloads have none of their own
+        for url in mirrors:
+            try:
+                download_and_extract_archive(url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+                if not broken_files(root):
+                    return
+                answers.append(f"{urlsplit(url).netloc}: what it sent is not whole")
+            except (OSError, HTTPException, RuntimeError, EOFError, tarfile.TarError) as error:
+                answers.append(f"{urlsplit(url).netloc}: {error}")
+            print(f"No CIFAR-10 from {answers[-1]}")
     except OSError as error:
         raise DataError(f"{error}, or name another in CIFAR10_ROOT") from None
-    before = socket.getdefaulttimeout()
-    for url in mirrors:
-        socket.setdefaulttimeout(timeout)  # torchvision's downloads have none of their own
-        try:
-            download_and_extract_archive(url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-            if not (broken := broken_files(root)):
-                return
-            answers.append(f"{urlsplit(url).netloc}: after unpacking {', '.join(broken)}")
-        except (OSError, HTTPException, RuntimeError, EOFError, tarfile.TarError) as error:
-            answers.append(f"{urlsplit(url).netloc}: {error}")
-            print(f"No CIFAR-10 from {answers[-1]}")
-        finally:
-            socket.setdefaulttimeout(before)
+    finally:
+        socket.setdefaulttimeout(before)
     advice = f"Check the network and the disk, or put the official files below '{folder}' or CIFAR10_ROOT."
     raise DataError(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}). {advice}")
 

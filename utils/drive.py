@@ -1,7 +1,7 @@
 """Copies of checkpoints on a mounted Google Drive, so that a lost Colab session continues."""
 
+import fnmatch
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -37,9 +37,9 @@ def warning_of_drive() -> Iterator[None]:
         warnings.warn(message, stacklevel=1)  # Python shows what comes from one line, this one, once
 
 
-def name_copy(path: Path, drive: Path, epochs: int) -> Path:
-    """Return where on Drive the checkpoint's copy after so many epochs belongs."""
-    return drive / f"{path.parent.name}-epoch{epochs:03}.pt"
+def name_copy(path: Path, epochs: int | str) -> str:
+    """Return the name that the checkpoint's copy after so many epochs has on Drive; "???" stands for any number."""
+    return f"{path.parent.name}-epoch{epochs:0>3}.pt"
 
 
 @warning_of_drive()
@@ -48,25 +48,20 @@ def copy_to_drive(path: Path, drive: Path, epochs: int) -> None:
 
     Drive may not have uploaded this one yet. Copies of more epochs are never deleted.
     """
-    copy = name_copy(path, drive, epochs)
-    earlier = [name for name in copies_on_drive(path, drive) if name.lstrip(".") < copy.name]
-    write_atomically(copy, lambda name: shutil.copyfile(path, name))
-    complete = sorted(name for name in earlier if not name.startswith("."))
-    for name in {*earlier} - {*complete[-1:]}:
+    os.stat(drive)  # which fails where Drive is gone, before writing makes a folder in its place
+    pattern, copy = name_copy(path, "???"), name_copy(path, epochs)
+    write_atomically(drive / copy, lambda name: shutil.copyfile(path, name))
+    names = os.listdir(drive)
+    earlier = sorted(name for name in fnmatch.filter(names, pattern) if name < copy)
+    for name in earlier[:-1] + fnmatch.filter(names, f".{pattern}.*"):  # and what a kill left of one
         os.truncate(drive / name, 0)  # Drive's trash keeps what is deleted, and counts its bytes
         (drive / name).unlink()
-
-
-def copies_on_drive(path: Path, drive: Path) -> list[str]:
-    """Return the names of this run's copies, and of what a kill left of one; files named otherwise are not ours."""
-    copy = re.escape(path.parent.name) + r"-epoch\d{3}\.pt"
-    return [name for name in os.listdir(drive) if re.fullmatch(rf"{copy}|\.{copy}\.\d+", name)]
 
 
 @warning_of_drive()
 def copy_from_drive(path: Path, drive: Path) -> None:
     """Fetch the copy of most epochs where there is no checkpoint at `path`; pass over uploads that were cut short."""
-    copies = sorted(name for name in copies_on_drive(path, drive) if not name.startswith("."))
+    copies = sorted(fnmatch.filter(os.listdir(drive), name_copy(path, "???")))
     if copies and not path.exists():
         whole = [name for name in copies if zipfile.is_zipfile(drive / name)]  # as torch.save writes zip files
         write_atomically(path, lambda name: shutil.copyfile(drive / (whole or copies)[-1], name))

@@ -5,32 +5,25 @@ import platform
 import re
 import socket
 import subprocess
-import sys
 import tempfile
+from collections import namedtuple
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from utils.files import RESULTS, WEIGHTS
 
 VARIABLES = ("S8_MODE", "S8_SMOKE", "S8_DATA", "S8_DRIVE")
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 PACKAGES = ("torch", "torchvision", "albumentations", "torchcam", "numpy", "matplotlib")
-LOCKS = {}  # open files by their path, held until this process ends
+LOCKS = []  # held until this process ends
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How many test images a mode looks at, and on how many of them and of their errors it checks the maps."""
-
-    test_images: int
-    trust_images: int
-    trust_errors: int
-
-
+# How many test images a mode looks at, and on how many of them and of their errors it checks the maps
+Sizes = namedtuple("Sizes", ("test_images", "trust_images", "trust_errors"))
 SIZES = {
     "full": Sizes(10_000, 1_000, 5_000),
     "explain": Sizes(10_000, 60, 150),
@@ -40,7 +33,7 @@ SIZES = {
 
 
 def read_variable(name: str) -> str:
-    """Return an environment variable without spaces and quotes around it, `~` and `$NAME` expanded, "" where unset."""
+    """Return an environment variable without spaces and quotes, `~` and `$NAME` expanded, "" where it is unset."""
     value = os.path.expandvars(os.path.expanduser(os.environ.get(name, "").strip(" \t\r\n'\"")))
     if value.startswith(("~", "$")):
         raise ValueError(f"{name}={value!r} cannot be expanded: give the whole path")
@@ -66,24 +59,22 @@ def requested_mode() -> str:
 
 def choose_mode(data_name: str) -> tuple[str, str]:
     """Return the mode of this run and why; raise a ValueError if the requested one needs what is not there."""
-    real, trained = data_name == "CIFAR-10", WEIGHTS.exists() and RESULTS.exists()
+    possible, needed = {"preview", "smoke"}, f"CIFAR-10, '{WEIGHTS}' and '{RESULTS}'"
+    if data_name == "CIFAR-10":
+        possible |= {"full", "explain"} if WEIGHTS.exists() and RESULTS.exists() else {"full"}
     if mode := requested_mode():
-        if mode in ("full", "explain") and not real:
-            raise ValueError(f"S8_MODE={mode} needs CIFAR-10, not {data_name}: unset it, or get CIFAR-10")
-        if mode == "explain" and not trained:
-            raise ValueError(f"S8_MODE=explain needs '{WEIGHTS}' and '{RESULTS}': unset S8_MODE")
+        if mode not in possible:
+            raise ValueError(f"S8_MODE={mode} needs {'CIFAR-10' if mode == 'full' else needed}: get that, or unset it")
         return mode, f"S8_MODE={mode}"
-    if not real:
-        return "preview", "there is no CIFAR-10"
-    if torch.cuda.is_available():
+    if "full" in possible and torch.cuda.is_available():
         return "full", f"there is a GPU, {torch.cuda.get_device_name()}"
-    if trained:
+    if "explain" in possible:
         return "explain", f"PyTorch finds no GPU, but there are trained weights, '{WEIGHTS}'"
-    return "preview", "PyTorch finds no GPU, and there are no trained weights"
+    return "preview", f"there is no GPU with CIFAR-10, nor all of {needed}"
 
 
 def choose_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU, with float32 meaning float32; training has mixed precision."""
+    """Return the GPU where there is one, else the CPU; float32 means float32, as training has mixed precision."""
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -116,22 +107,13 @@ def output_folder(mode: str) -> Path:
 
 def lock(folder: Path) -> None:
     """Keep other processes from the folder until this one ends; raise a RuntimeError that names who already does."""
-    path = folder.resolve() / ".lock"
-    if path in LOCKS or sys.platform == "win32":
-        return
-    import fcntl  # which Windows lacks
-
-    file = open(path, "a+")
+    held, holder = FileLock(folder / ".lock", is_singleton=True), folder / ".holder"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RuntimeError(f"'{folder}' is in use by {path.read_text()}: let it end, or stop it") from None
-    except OSError:  # a file system without locks
-        return
-    file.truncate(0)
-    print(f"process {os.getpid()} on {socket.gethostname()}", end="", file=file, flush=True)
-    os.register_at_fork(after_in_child=file.close)  # else its workers would keep the lock for a while
-    LOCKS[path] = file
+        held.acquire(blocking=False)
+    except Timeout:
+        raise RuntimeError(f"'{folder}' is in use by {holder.read_text()}: let it end, or stop it") from None
+    holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    LOCKS.append(held)
 
 
 def check_versions() -> None:

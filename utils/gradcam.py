@@ -47,12 +47,8 @@ def compute_cams(
         layers: names of modules that return feature maps.
         against: N other classes, for contrastive maps of the scores' difference (Finer-CAM, arXiv:2501.11309).
 
-    Returns:
-        {"gradcam": {layer: (N, h, w)}, "gradcam++": {...}}: in the layer's resolution, scaled to 0-1.
-
-    Raises:
-        ValueError: if something does not fit; it says what to change.
-        FloatingPointError: for values, gradients or maps that are not finite; torchcam would hide NaN.
+    Returns {"gradcam": {layer: (N, h, w)}, "gradcam++": {...}}, in the layer's resolution and scaled to 0-1. Raises a
+    ValueError that says what to change, or a FloatingPointError for values, gradients or maps that are not finite.
     """
     model = getattr(model, "_orig_mod", model)  # which torch.compile wraps
     layers = [layers] if isinstance(layers, str) else list(layers)
@@ -74,7 +70,7 @@ def compute_cams(
         maps = {"gradcam": cam(0, score, normalized=False)}
         weights = map(grad_cam_pp_weights, cam.hook_a, cam.hook_g)
         maps["gradcam++"] = [(w[..., None, None] * a).sum(1).relu() for w, a in zip(weights, cam.hook_a, strict=True)]
-        for kind, tensors in ({"values": cam.hook_a, "gradients": cam.hook_g} | maps).items():
+        for kind, tensors in ({"values": cam.hook_a, "gradients": cam.hook_g} | maps).items():  # torchcam hides NaN
             if bad := [layer for layer, t in zip(layers, tensors, strict=True) if not t.isfinite().all()]:
                 raise FloatingPointError(f"the {kind} of {bad[0]} are not finite; check the weights")
     return {method: dict(zip(layers, map(scale_to_unit, cams), strict=True)) for method, cams in maps.items()}

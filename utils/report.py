@@ -29,8 +29,10 @@ HISTORY_DIGITS = {
 
 def nested(maps: dict[Key, object]) -> dict[str, dict[str, object]]:
     """Turn {(method, layer): value} into {method: {layer: value}}, which JSON can hold."""
-    methods = dict.fromkeys(method for method, _ in maps)
-    return {method: {key[1]: value for key, value in maps.items() if key[0] == method} for method in methods}
+    layers = {}
+    for (method, layer), value in maps.items():
+        layers.setdefault(method, {})[layer] = value
+    return layers
 
 
 def flat(maps: dict[str, dict[str, object]]) -> dict[Key, object]:
@@ -64,21 +66,18 @@ def run_times() -> pd.DataFrame:
 def recipe_table(config: dict) -> pd.DataFrame:
     """Tabulate a configuration's values and the recipe's reasons for them."""
     reasons = {f.name.replace("_", " "): f.metadata["reason"] for f in fields(Recipe)}
-    return pd.DataFrame(
-        {name: (str(value), reasons.get(name, "")) for name, value in config.items()}, ["value", "why"]
-    ).T
+    rows = [(str(value), reasons.get(name, "")) for name, value in config.items()]
+    return pd.DataFrame(rows, list(config), ["value", "why"])
 
 
 def trust_table(trust: dict[str, dict[Key, tuple]], margins: dict[str, dict[Key, tuple]]) -> pd.DataFrame:
     """Tabulate {check: {key: (mean, standard error)}}, a row a map, with the checks that it does not pass."""
-    table = pd.DataFrame(
-        {
-            f"{check.name} {ARROWS[check.better]}": {title(k): plus_minus(v) for k, v in trust[check.name].items()}
-            for check in CHECKS
-        }
-    )
-    table["fails (unclear?)"] = {title(key): ", ".join(not_passed(margins, key)) or "none" for key in margins["class"]}
-    return table.fillna("")
+    columns = {
+        f"{check.name} {ARROWS[check.better]}": {title(key): plus_minus(v) for key, v in trust[check.name].items()}
+        for check in CHECKS
+    }
+    faults = {title(key): ", ".join(not_passed(margins, key)) or "none" for key in margins["class"]}
+    return pd.DataFrame(columns | {"fails (unclear?)": faults}).fillna("")
 
 
 def not_passed(margins: dict[str, dict[Key, tuple]], key: Key) -> list[str]:

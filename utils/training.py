@@ -28,14 +28,12 @@ def because(value, reason: str):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice that the training depends on; `dataclasses.replace` makes another recipe of it."""
+    """Every choice that training depends on; `dataclasses.replace` changes one."""
 
     seed: int = because(0, "of the split, the first weights, the order and augmentation of the images")
     epochs: int = because(40, "the assignment's")
     train_images: int = because(49_000, "nearly all: what limits the test accuracy is generalization")
-    validation_images: int = because(
-        1_000, "the same number of every class, to watch the training; they decide nothing"
-    )
+    validation_images: int = because(1_000, "as many of every class, to watch the training; they decide nothing")
     batch_size: int = because(256, "learns as fast per image as 128, with half as many of Muon's matrix products")
     optimizer: str = because("Muon", "learns far faster than AdamW or SGD here, and without tuning")
     lr: float = because(0.03, "of the 19 convolutions inside the layers; a third less or more learns as fast")
@@ -63,10 +61,7 @@ RECIPE = Recipe()
 
 
 def native_precision(device: torch.device) -> str:
-    """Name the precision for mixed-precision training that the device computes fastest.
-
-    bfloat16 where it is native, float16 on older GPUs (with `torch.amp.GradScaler`), float32 on other CPUs.
-    """
+    """Name the fastest precision: bfloat16 where it is native, float16 on older GPUs, float32 on other CPUs."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
@@ -89,9 +84,8 @@ class Training:
         self.optimizer = make_optimizer(self.model, recipe)
         lowest = [recipe.min_lr * group["lr"] for group in self.optimizer.param_groups]
         self.warmup = LinearLR(self.optimizer, 0.01, total_iters=steps)
-        self.scheduler = ReduceLROnPlateau(
-            self.optimizer, "min", recipe.lr_factor, recipe.patience, recipe.threshold, min_lr=lowest
-        )
+        plateau = recipe.lr_factor, recipe.patience, recipe.threshold
+        self.scheduler = ReduceLROnPlateau(self.optimizer, "min", *plateau, min_lr=lowest)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     def parts(self) -> dict:
@@ -101,18 +95,18 @@ class Training:
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the recipe's optimizer; AdamW and SGD take `lr` and `weight_decay` for all parameters."""
+    lr, decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == "Muon":
-        return Muon(model, recipe.lr, recipe.adamw_lr, recipe.weight_decay, getattr(torch, recipe.precision))
+        return Muon(model, lr, recipe.adamw_lr, decay, getattr(torch, recipe.precision))
     if recipe.optimizer == "AdamW":
-        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    options = {"momentum": 0.9, "nesterov": True, "weight_decay": recipe.weight_decay}
-    return torch.optim.SGD(model.parameters(), recipe.lr, **options)
+        return torch.optim.AdamW(model.parameters(), lr, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=decay)
 
 
 def run_epoch(training: Training, train_batches: DataLoader, validation_batches: DataLoader, *, epoch: int) -> dict:
-    """Train one epoch, counted from 0, evaluate both the weights and their EMA, and step the plateau scheduler.
+    """Train one epoch, counted from 0, evaluate the weights and their EMA, and step the scheduler by the training loss.
 
-    The scheduler sees the mean training loss alone. Returns a row of the history: losses in nats, accuracies in %.
+    Returns a row of the history: losses in nats, accuracies in %.
     """
     start, recipe = time.perf_counter(), training.recipe
     row = {"epoch": epoch + 1} | train_one_epoch(training, train_batches, epoch=epoch)
@@ -156,9 +150,8 @@ def train_one_epoch(training: Training, batches: DataLoader, *, epoch: int) -> d
 def train_step(training: Training, images: Tensor, labels: Tensor, *, sam: bool) -> Tensor:
     """Update the weights and their EMA once; return (3,) means of the batch before that, as `forward` does.
 
-    SAM (Foret et al. 2021, arXiv:2010.01412) takes the gradient of the weights uphill. It perturbs them for
-    MICRO_BATCH images at a time, and the gradients add up: each image's is then exact, as layer normalization lets no
-    image touch another. Batch normalization would look at such parts, not at whole batches.
+    SAM (Foret et al. 2021, arXiv:2010.01412) takes the gradient of the weights uphill, here for MICRO_BATCH images at
+    a time. Their sum is exact with layer normalization, where no image touches another; batch normalization sees parts.
     """
     model, scaler = training.model, training.scaler
     device = next(model.parameters()).device
@@ -205,21 +198,15 @@ def optimizer_step(training: Training) -> None:
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move every weight and statistic of the EMA: e <- decay e + (1 - decay) w, without a wait for the GPU."""
-    pairs = [
-        (old, new)
-        for old, new in zip(ema.state_dict().values(), model.state_dict().values(), strict=True)
-        if old.is_floating_point()
-    ]
-    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - decay)
+    old, new = ([x for x in m.state_dict().values() if x.is_floating_point()] for m in (ema, model))
+    torch._foreach_lerp_(old, new, 1 - decay)
 
 
 @contextmanager
 def sam_perturb(model: nn.Module, gradient: Sequence[Tensor], rho: float) -> Iterator[None]:
-    """Move the weights by `rho` along their gradient (Foret et al. 2021, eq. 2), and back when the context ends.
-
-    The statistics of a batch norm are put back, too: they belong to the weights before.
-    """
-    weights, tensors = list(model.parameters()), [*model.parameters(), *model.buffers()]
+    """Move the weights by `rho` along their gradient (Foret et al. 2021, eq. 2), and back when the context ends."""
+    weights = list(model.parameters())
+    tensors = [*weights, *model.buffers()]  # a batch norm's statistics belong to the weights before
     before = [tensor.detach().clone() for tensor in tensors]
     norm = torch.stack(torch._foreach_norm(gradient)).norm()
     try:
@@ -232,31 +219,25 @@ def sam_perturb(model: nn.Module, gradient: Sequence[Tensor], rho: float) -> Ite
 
 
 def check_finite(losses: list[Tensor], training: Training, epoch: int) -> None:
-    """Stop at the first of an epoch's losses that is NaN or infinite, or where a gradient's NaN reached the weights.
+    """Raise a FloatingPointError if one of an epoch's losses or weights is NaN or infinite; it names the first.
 
     With float16 a NaN in every gradient shows in the loss scale alone: GradScaler skips each step and halves it.
-
-    Raises:
-        FloatingPointError: if there is one; it names epoch, step and the first layer whose weights are not finite.
     """
     finite = torch.stack(losses).isfinite().tolist()
     layers = [name for name, weight in training.model.named_parameters() if not weight.isfinite().all()]
     if layers or not all(finite) or training.scaler.get_scale() < 1e-3:
-        step = len(losses) if all(finite) else finite.index(False) + 1
+        step = len(finite) if all(finite) else finite.index(False) + 1
         what = "a gradient is not finite" if all(finite) else f"the loss is {losses[step - 1].item()}"
-        raise FloatingPointError(
-            f"epoch {epoch + 1}, step {step}: {what}; "
-            + (f"first weights that are not finite: {layers[0]}. " if layers else "all weights are finite. ")
-            + "The last checkpoint is intact; start afresh with a lower learning rate"
-        )
+        where = f"first weights that are not finite: {layers[0]}" if layers else "all weights are finite"
+        advice = "The last checkpoint is intact; start afresh with a lower learning rate"
+        raise FloatingPointError(f"epoch {epoch + 1}, step {step}: {what}; {where}. {advice}")
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Return the logits (N, 10) as float32 and the labels (N,) of all images, in order, on the CPU.
 
-    Raises:
-        FloatingPointError: if a logit is not finite; it names the image.
+    Raises a FloatingPointError that names the first image with a logit that is not finite.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -266,9 +247,8 @@ def predict(model: nn.Module, loader: DataLoader, dtype: torch.dtype = torch.flo
             logits.append(model(batch.to(device, non_blocking=True)).float())
         labels.append(batch_labels)
     logits, labels = torch.cat(logits).cpu(), torch.cat(labels)
-    if not (finite := logits.isfinite().all(1)).all():
-        image = int(finite.int().argmin())
-        raise FloatingPointError(f"the logits of image {image} are not finite; check the model's weights")
+    if broken := torch.nonzero(~logits.isfinite().all(1)).tolist():
+        raise FloatingPointError(f"the logits of image {broken[0][0]} are not finite; check the model's weights")
     return logits, labels
 
 
@@ -292,11 +272,7 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def find_misclassified(logits: Tensor, labels: Tensor, count: int = 20, seed: int = 0) -> tuple[Tensor, int]:
-    """Draw `count` of all errors at random, or take all if there are fewer.
-
-    Returns:
-        sorted indices (count,) of the drawn images, and how many errors there are.
-    """
+    """Draw `count` of all errors, or take all of fewer; return sorted indices (count,), and how many there are."""
     errors = torch.nonzero(logits.argmax(1) != labels).flatten()
     order = torch.randperm(len(errors), generator=torch.Generator().manual_seed(seed))
     return errors[order[:count]].sort().values, len(errors)

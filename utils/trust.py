@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torchcam.methods.gradient import GradCAMpp
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+from torchvision.utils import make_grid
 
 from models import ResNet18
 from utils.gradcam import LAYERS, METHODS, compute_cams, place_on_image, scale_to_unit
@@ -42,14 +43,11 @@ class Check:
     judged: bool = True
 
     def margin(self, values: Maps, key: Key) -> tuple[float, float]:
-        """Return by how much a map's mean is on the right side of the limit, and the standard error.
-
-        Against the random map values (N,) are compared image by image, so the error is mostly smaller than theirs.
-        """
+        """Return by how much the mean of values (N,) is on the right side of the limit, and the standard error."""
         if self.limit is not None:
             mean, error = mean_and_error(values[key])
             return self.limit - (abs(mean) if self.better == "near 0" else mean), error
-        mean, error = mean_and_error(values[key] - values[RANDOM_IN_CELLS_OF[key[1]]])
+        mean, error = mean_and_error(values[key] - values[RANDOM_IN_CELLS_OF[key[1]]])  # image by image
         return mean if self.better == "higher" else -mean, error
 
 
@@ -107,8 +105,8 @@ def explain(model: nn.Module, images: Tensor, classes: Tensor, *, against: Tenso
 def baselines(images: Tensor) -> Maps:
     """Return maps that know nothing of the model: noise, a center prior, and the image's edges.
 
-    The noise is in cells of 1, 2 and 4 pixels, as the layers have: blurring pixels here and there costs a model more
-    than blurring as many side by side. It is always the same for as many images, so that `pixel_ranks` can repeat it.
+    The noise, the same in every call, is in cells of 1, 2 and 4 pixels, as the layers have: blurring pixels here and
+    there costs a model more than blurring as many side by side.
     """
     count, _, height, width = images.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -131,8 +129,8 @@ def reference_cams(model: nn.Module, images: Tensor, classes: list[int]) -> dict
     maps = {method: {layer: [] for layer in LAYERS} for method in METHODS}
     for layer in LAYERS:
         model.get_submodule(layer).register_forward_hook(lambda *call, layer=layer: kept.update({layer: call[2]}))
-    for image, class_index in zip(progress(images.double(), "reference maps"), classes, strict=True):
-        score = model(image[None].requires_grad_())[0, class_index]
+    for image, index in zip(progress(images.double(), "reference maps"), classes, strict=True):
+        score = model(image[None].requires_grad_())[0, index]
         for layer, g in zip(LAYERS, torch.autograd.grad(score, [kept[layer] for layer in LAYERS]), strict=True):
             a = kept[layer].detach()
             denominator = 2 * g**2 + a.sum((2, 3), keepdim=True) * g**3
@@ -153,21 +151,17 @@ def torchcam_pp(model: nn.Module, images: Tensor, classes: list[int]) -> dict[st
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Spearman's rho = cov(R_a, R_b) / (sd R_a sd R_b) of the ranks R of two maps each (N, H, W): (N,).
-
-    It is NaN where a map is constant.
-    """
+    """Return Spearman's rho = cov(R_a, R_b) / (sd R_a sd R_b) of the ranks R of maps (N, H, W), NaN if constant."""
     ranks = [rankdata(maps.flatten(1).cpu().double().numpy(), axis=1) for maps in (first, second)]
     a, b = (torch.from_numpy(rank - rank.mean(1, keepdims=True)) for rank in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
 def randomize(model: nn.Module, images: Tensor, classes: Tensor, *, seed: int) -> Iterator[tuple[str, Maps]]:
-    """Yield the maps as an untrained network takes the model's place from the last layer down.
+    """Yield (last randomized module, maps) as an untrained network takes the model's place from the last layer down.
 
-    That is the model randomization test of Adebayo et al. 2018 (arXiv:1810.03292); no learned parameter is left in the
-    end. Each pair is (last randomized module, maps). The untrained network's seed must not be that which the model
-    began from.
+    That is the model randomization test of Adebayo et al. 2018 (arXiv:1810.03292). The model must not have begun from
+    the untrained network's seed.
     """
     torch.manual_seed(seed)
     model, untrained = copy.deepcopy(model), ResNet18()
@@ -180,8 +174,7 @@ def correlation_with_untrained(model: nn.Module, images: Tensor, classes: Tensor
     """Return the mean rank correlation of the model's maps with those of each untrained network: {key: (networks,)}.
 
     Every network gets its own share of the images, so that the standard error over networks is that of the images,
-    too. Fewer images than UNTRAINED_NETWORKS take as many networks. The first network's seed is `seed`, before those
-    of the others; the model must have begun from none of them.
+    too. Their seeds are `seed` and what follows; the model must have begun from none of them.
     """
     means = []
     for share in progress(torch.arange(len(images)).tensor_split(min(UNTRAINED_NETWORKS, len(images))), "networks"):
@@ -198,9 +191,7 @@ def mosaics(
     """Lay four images of different classes side by side, `count` times, to explain each of the four classes in turn.
 
     They are images that the model classifies correctly, `correct` (N,), unless it does so in fewer than four classes.
-
-    Returns:
-        mosaics (4 count, 3, 2 H, 2 W), the class to explain (4 count,), and the quarter 0..3 that shows it (4 count,).
+    Returns mosaics (4 count, 3, 2 H, 2 W), the classes to explain (4 count,) and the quarters 0..3 that show them.
     """
     if len(labels[correct].unique()) >= 4:
         images, labels = images[correct], labels[correct]
@@ -208,10 +199,8 @@ def mosaics(
     for _ in range(count):
         chosen = rng.choice(labels.unique().numpy(), 4, replace=False)
         picks.append([int(rng.choice(torch.nonzero(labels == label).flatten().numpy())) for label in chosen])
-    picks = torch.tensor(picks)
-    quarters = images[picks]  # (count, 4, 3, H, W)
-    rows = [torch.cat([quarters[:, 2 * row], quarters[:, 2 * row + 1]], dim=-1) for row in (0, 1)]
-    return torch.cat(rows, dim=-2).repeat_interleave(4, 0), labels[picks].flatten(), torch.arange(4).repeat(count)
+    grids = torch.stack([make_grid(images[four], nrow=2, padding=0) for four in picks])
+    return grids.repeat_interleave(4, 0), labels[torch.tensor(picks).flatten()], torch.arange(4).repeat(count)
 
 
 def explain_mosaics(model: nn.Module, images: Tensor, classes: Tensor) -> Maps:
@@ -227,11 +216,9 @@ def pointing_share(maps: Tensor, quarter: Tensor) -> Tensor:
     A share is sum_{p in quarter} M_p / sum_p M_p (Böhle et al. 2021, the localization metric) of a map M scaled to 0-1.
     Chance, and the share of a map of zeros, is 0.25.
     """
-    height, width = maps.shape[1] // 2, maps.shape[2] // 2
-    sums = maps.unflatten(1, (2, height)).unflatten(3, (2, width)).sum((2, 4)).flatten(1)  # (N, 4)
-    total = sums.sum(1)
+    sums = maps.unflatten(1, (2, -1)).unflatten(3, (2, -1)).sum((2, 4)).flatten(1)  # (4 N, 4)
     inside = sums.gather(1, quarter[:, None].to(sums.device))[:, 0]
-    return torch.where(total > 0, inside / total.clamp(min=1e-12), 0.25).view(-1, 4).mean(1).cpu()
+    return (inside / sums.sum(1)).nan_to_num(0.25).view(-1, 4).mean(1).cpu()
 
 
 def pixel_ranks(maps: Maps, images: Tensor) -> Maps:
@@ -259,9 +246,7 @@ def deletion_insertion(model: nn.Module, images: Tensor, classes: Tensor, maps: 
     """Return the class's probability as its top pixels are blurred, and as they alone are kept (Petsiuk et al. 2018).
 
     Deletion blurs, too; the paper sets pixels to a constant, which cutout may have trained this model to overlook.
-
-    Returns:
-        {key: (2, CURVE_STEPS + 1, N)}: deletion and insertion, from no pixel to all.
+    Returns {key: (2, CURVE_STEPS + 1, N)}: deletion and insertion, from no pixel to all.
     """
 
     def probability(mixed: Tensor) -> Tensor:
