@@ -2,7 +2,7 @@
 
 NAME is a key of CHANGES; every pair is a process of its own, side by side. A run logs every epoch to runs/recipes/ and
 continues from its checkpoint there; the published logs are in benchmarks/logs/. `--epochs` and `--images` shorten it.
-Only full-length runs of the recipe itself look at the test set, once, after their last epoch.
+The test set is for full runs of the notebook alone.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from utils.checkpoint import load_weights, resume, save_checkpoint, save_weights
+from utils.checkpoint import resume, save_checkpoint
 from utils.data import eval_loader, load_data, split, train_loader
 from utils.environment import choose_device, describe_environment, lock, worker_count
 from utils.files import write_json
-from utils.training import RECIPE, Recipe, Training, evaluate, native_precision, run_epoch
+from utils.training import RECIPE, Recipe, Training, native_precision, run_epoch
 
 CHANGES = {
     "recipe": {},
@@ -51,9 +51,8 @@ def shorten(recipe: Recipe, epochs: int, images: int) -> Recipe:
 
 
 def train(name: str, recipe: Recipe, folder: Path = Path("runs/recipes")) -> None:
-    """Train by a recipe as the notebook does; log every epoch, keep the EMA's weights, and test where that is due."""
+    """Train by a recipe as the notebook does; log every epoch."""
     data, device = load_data(), choose_device()
-    full_length = recipe == replace(RECIPE, seed=recipe.seed, precision=recipe.precision)
     chosen, validation = split(data.train_labels, recipe.train_images, recipe.validation_images, seed=recipe.seed)
     train_batches = train_loader(
         data.train_images[chosen],
@@ -72,20 +71,13 @@ def train(name: str, recipe: Recipe, folder: Path = Path("runs/recipes")) -> Non
     run.mkdir(parents=True, exist_ok=True)
     lock(run)
     history = resume(checkpoint, config, **training.parts())
-    environment = describe_environment(device)
-    log = {"config": config, "environment": environment, "history": history}
+    log = {"config": config, "environment": describe_environment(device), "history": history}
     for epoch in range(len(history), recipe.epochs):
-        row = run_epoch(training, train_batches, validation_batches, epoch=epoch)
-        history.append(row | {"device": environment["device"]})  # a run may continue on another
+        history.append(run_epoch(training, train_batches, validation_batches, epoch=epoch))
         write_json(log_file, log)  # first, so that it never lacks an epoch
         save_checkpoint(checkpoint, config, history, **training.parts())
         accuracy = history[-1]["EMA validation accuracy"]
         print(f"{name} {recipe.seed}: epoch {epoch + 1}, validation accuracy of the EMA {accuracy:.2f} %", flush=True)
-    save_weights(run / "weights.safetensors", training.ema)
-    load_weights(run / "weights.safetensors", training.ema)  # rounded, as they are published
-    if full_length:
-        log["test"] = evaluate(training.ema, eval_loader(data.test_images, data.test_labels))
-        write_json(log_file, log)
 
 
 def main() -> None:

@@ -21,13 +21,18 @@ from utils.trust import CHECKS, outcome, passing
 PAGES = [Path("README.md"), *(Path("benchmarks") / f"{name}.md" for name in ("recipes", "trust", "speed"))]
 LOGS = Path("benchmarks/logs")
 NOVEMBER = LOGS / "2026-11"  # logs of an earlier recipe
-SEEDS = NOVEMBER  # logs of the recipe's full-length runs, recipe-seed0-..., and of their maps, trust-seed0, ...
+SEEDS = NOVEMBER  # where recipe-seed0-40x..., -seed1- and -seed2- are: results.json of three full runs
 T_OF_THREE = 4.3  # by so many standard errors a mean of three is significant at 5 %, by Student's t
 
 
 def read_logs(folder: Path, pattern: str) -> list[dict]:
     """Read the logs of a folder whose names match, in the order of their names."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+
+
+def full_runs() -> list[dict]:
+    """Read the full runs of the recipe, a seed each."""
+    return read_logs(SEEDS, "recipe-seed?-40x*.json")
 
 
 def gains(logs: list[dict], reference: list[dict], column: str) -> tuple[float, float]:
@@ -40,7 +45,7 @@ def gains(logs: list[dict], reference: list[dict], column: str) -> tuple[float, 
 
 def seeds() -> str:
     """Tabulate the recipe's full-length runs."""
-    logs = read_logs(SEEDS, "recipe-seed?-40x*.json")
+    logs = full_runs()
     tests = [log["test"]["accuracy"] for log in logs]
     earlier = "These are runs by the recipe of November 2026; those by the present one are not finished.\n\n"
     rows = {
@@ -64,14 +69,13 @@ def spread(values: list[float]) -> str:
 
 def seed_margins() -> list[dict]:
     """Return {check: {key: (margin, standard error)}} of every seed, in the order of the checks."""
-    logs = [log["margins"] for log in read_logs(SEEDS, "trust-seed?.json")]
+    logs = [log["margins"] for log in full_runs()]
     return [{check.name: flat(log[check.name]) for check in CHECKS if check.name in log} for log in logs]
 
 
 def findings() -> str:
     """List what holds in the logs of all seeds."""
-    tests = [log["test"]["accuracy"] for log in read_logs(SEEDS, "recipe-seed?-40x*.json")]
-    logs = seed_margins()
+    tests, logs = [log["test"]["accuracy"] for log in full_runs()], seed_margins()
     always = [title(key) for key in logs[0]["class"] if all(key in passing(log) for log in logs)]
     never = [method for method in METHODS if not any(key[0] == method for log in logs for key in passing(log))]
     recipe = ", recipe of November 2026" * (SEEDS == NOVEMBER)
@@ -179,7 +183,7 @@ def speed() -> str:
 def to_assignment() -> str:
     """Tabulate after how many epochs the validation accuracy stays above what the assignment's run reached in 40."""
     rows = {}
-    for log in read_logs(SEEDS, "recipe-seed?-40x*.json"):
+    for log in full_runs():
         history, target = log["history"], 83.2  # 82.27 % of the test images, and what validation flatters
         below = [row["epoch"] for row in history if row["validation accuracy"] < target]
         first = max(below, default=0) + 1

@@ -135,17 +135,6 @@ def test_an_interrupted_recipe_continues_and_its_log_has_every_epoch(monkeypatch
     assert read_history() == uninterrupted and len(uninterrupted) == 3
 
 
-@pytest.mark.parametrize(
-    ("change", "tested"), [({"seed": 1}, True), ({"precision": "bfloat16"}, True), ({"train_images": 510}, False)]
-)
-def test_only_full_length_runs_of_the_recipe_are_tested(monkeypatch, change, tested):
-    monkeypatch.setattr(recipes, "RECIPE", SMALL)
-    monkeypatch.setattr(recipes, "run_epoch", lambda *_, epoch: {"EMA validation accuracy": 0.0})
-    recipes.train("recipe", replace(SMALL, **change))
-    (log,) = Path("runs/recipes").glob("*.json")
-    assert ("test" in json.loads(log.read_text())) == tested
-
-
 def test_one_failed_run_of_two_is_a_failure(monkeypatch):
     monkeypatch.setattr("sys.argv", ["recipes", "flip", "0", "flip", "1"])
     monkeypatch.setattr("subprocess.Popen", lambda command: SimpleNamespace(wait=lambda: int(command[-1])))

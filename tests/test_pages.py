@@ -40,15 +40,15 @@ def test_a_stale_block_is_named_and_filled_again(monkeypatch, tmp_path, capsys):
 def test_seeds_counts_and_gains_are_those_of_the_logs(monkeypatch, tmp_path):
     for seed, accuracy in enumerate((90.0, 92.0)):
         history = [{"EMA validation accuracy": 91 + seed, "validation accuracy": 90, "seconds": 1}]
+        margins = {"class": {"gradcam": {"layer1": [0.3, 0.1], "layer2": [0.3 - seed, 0.1]}}}
         log = {
             "config": {"seed": seed, "train images": 49_000},
             "environment": {"device": "X"},
             "test": {"accuracy": accuracy},
             "history": history,
+            "margins": margins,
         }
         (tmp_path / f"recipe-seed{seed}-40x49000.json").write_text(json.dumps(log))
-        margins = {"class": {"gradcam": {"layer1": [0.3, 0.1], "layer2": [0.3 - seed, 0.1]}}}
-        (tmp_path / f"trust-seed{seed}.json").write_text(json.dumps({"margins": margins}))
     monkeypatch.setattr(pages, "SEEDS", tmp_path)
     assert "**91.00 ± 1.41**" in pages.seeds()
     assert [line.split(" | ")[1:] for line in pages.trust_counts().splitlines()[2:]] == [
