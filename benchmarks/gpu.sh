@@ -24,14 +24,14 @@ finish() {  # all that was started
   done
 }
 
-start_changed() {  # NAME CHANGE: the notebook in a copy of the checkout, its configuration cell changed by sed
+start_changed() {  # NAME RESERVE CHANGE: the notebook in a copy of the checkout, its configuration cell changed by sed
   local copy=runs/copies/$1
   if [[ ! -d $copy ]]; then
     mkdir -p "$copy"
     cp -r ./*.ipynb README.md benchmarks models scripts utils "$copy"
-    sed -i "s/replace(RECIPE, precision=native_precision(DEVICE)/replace(RECIPE, $2/" "$copy"/*.ipynb
+    sed -i "s/replace(RECIPE, precision=native_precision(DEVICE)/replace(RECIPE, $3/" "$copy"/*.ipynb
   fi
-  start "$1" 180 env -C "$copy" python -m scripts.run_notebook
+  start "$1" "$2" env -C "$copy" python -m scripts.run_notebook
 }
 
 keep() {
@@ -53,14 +53,14 @@ print(round(r.train_images / r.batch_size * ((r.epochs - r.sam_epochs) * ms['as_
 fit=${FIT:-$(((LIMIT - 285) / ${cost:-LIMIT}))}
 echo "a run takes the GPU for $cost s: $fit fit"
 ((fit > 0)) && start notebook 180 python -m scripts.run_notebook
-((fit > 1)) && start_changed seed1 "seed=1, precision=native_precision(DEVICE)"
-((fit > 2)) && start_changed seed2 "seed=2, precision=native_precision(DEVICE)"
-((fit > 3)) && start_changed float16 "precision='float16'"
+((fit > 1)) && start_changed seed1 180 "seed=1, precision=native_precision(DEVICE)"
+((fit > 2)) && start_changed seed2 180 "seed=2, precision=native_precision(DEVICE)"
+((fit > 3)) && start_changed float16 180 "precision='float16'"
 finish
 
 # On the quiet GPU
 start train_speed 110 python -c "from benchmarks.train_speed import main; print(main($REPEATS, ${CPU_IMAGES:-1_280}))"; finish
 start cam_speed 95 python -c "from benchmarks.cam_speed import main; print(main($REPEATS))"; finish
 start step_variants 5 python -c "from benchmarks.step_variants import *; main(list(VARIANTS), $STEPS)"; finish
-((fit < 4)) && start_changed float16 "precision='float16'"; finish
+((fit < 4)) && start_changed float16 5 "precision='float16'"; finish
 exit $failed
