@@ -151,7 +151,7 @@ def train_step(training: Training, images: Tensor, labels: Tensor, *, sam: bool)
     """Update the weights and their EMA once; return (3,) means of the batch before that, as `forward` does.
 
     SAM (Foret et al. 2021, arXiv:2010.01412) takes the gradient of the weights uphill, here for MICRO_BATCH images at
-    a time. Their sum is exact with layer normalization, where no image touches another; batch normalization sees parts.
+    a time; the gradients add up. With layer normalization each image's is exact, as no image touches another.
     """
     model, scaler = training.model, training.scaler
     device = next(model.parameters()).device
