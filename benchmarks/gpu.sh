@@ -24,13 +24,14 @@ finish() {  # all that was started
   done
 }
 
-start_changed() {  # NAME RESERVE CHANGE: the notebook in a copy of the checkout, its configuration cell changed by sed
+start_changed() {  # NAME RESERVE VALUES: the notebook in a copy of the checkout, with VALUES in its configuration cell
   local copy=runs/copies/$1
   if [[ ! -d $copy ]]; then
     mkdir -p "$copy"
     cp -r ./*.ipynb README.md benchmarks models scripts utils "$copy"
     sed -i "s/replace(RECIPE, precision=native_precision(DEVICE)/replace(RECIPE, $3/" "$copy"/*.ipynb
   fi
+  grep -qF "replace(RECIPE, $3" "$copy"/*.ipynb || { echo "$1: no cell to change"; failed=1; return; }
   start "$1" "$2" env -C "$copy" python -m scripts.run_notebook
 }
 

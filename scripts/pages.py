@@ -120,9 +120,9 @@ def swapped() -> str:
 
 
 def runs(pattern: str) -> str:
-    """Tabulate runs by the recipe of November 2026 and its changes, those whose log's name fits the pattern."""
+    """Tabulate the runs whose log's path below the folder of logs fits the pattern."""
     rows = {}
-    for path in sorted(NOVEMBER.glob(pattern)):
+    for path in sorted(LOGS.glob(pattern)):
         log = json.loads(path.read_text())
         last, hours = log["history"][-1], sum(row["seconds"] for row in log["history"]) / 3600
         validation = f"{last['EMA validation accuracy']:.2f}", f"{last['validation accuracy']:.2f}"
